@@ -1,0 +1,1 @@
+//! The encoder service: chunk, encode, adapt, store.

@@ -1,0 +1,1 @@
+//! The index service: documents to embedding records.

@@ -1,0 +1,26 @@
+//! Generated gRPC types, ids and error codes: the only thing services know of each other.
+//!
+//! [`v1`] holds the messages and the client and server stubs of `proto/e2llm/v1`; [`DESCRIPTORS`] the same
+//! protos for server reflection. [`DocId`] and [`Collection`] are validated where text enters the system.
+//! [`ErrorCode`] is the one list of error codes, mapped to gRPC statuses here and nowhere else.
+
+mod error;
+mod ids;
+
+pub use error::{ErrorCode, row_error, status};
+pub use ids::{Collection, DocId, IdError, MAX_ID_BYTES};
+
+/// Messages, clients and servers of package `e2llm.v1`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("e2llm.v1");
+}
+
+/// The encoded `FileDescriptorSet` of all protos, for gRPC server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Largest piece of text in one message, in bytes.
+pub const MAX_PIECE_BYTES: usize = 1 << 20;
+
+/// Largest gRPC message either side accepts, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 16 << 20;

@@ -1,0 +1,1 @@
+//! The method: chunker, encoder, adapter and decoder with soft inputs.

@@ -1,0 +1,1 @@
+//! What every service process needs: configuration, telemetry, boot, health, shutdown, client channels.

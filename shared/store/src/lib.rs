@@ -1,0 +1,1 @@
+//! The storage layout and its create-only commits.

@@ -1,0 +1,1 @@
+//! Getting model weights onto this machine: catalogue, package client, hub, local directories.
