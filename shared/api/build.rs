@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const PROTOS: [&str; 4] = ["encoder", "index", "decoder", "coordinator"];
+const PROTOS: [&str; 5] = ["encoder", "index", "decoder", "coordinator", "manifest"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");

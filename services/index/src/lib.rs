@@ -1,1 +1,42 @@
 //! The index service: documents to embedding records.
+//!
+//! The truth is the manifest log in object storage ([`e2llm_store::manifest`]); this crate owns its end and
+//! answers from a view of it. [`IndexService`] is both the library and the gRPC service:
+//!
+//! ```text
+//! Commit, Delete ─► validate ─► committer: group ─► next manifest ─► sled + vectors ─► answer
+//! Get, List      ─────────────────────────────────────────────────► sled
+//! Search         ─────────────────────────────────► mean vectors in memory, exact scan
+//! ```
+//!
+//! The view is never trusted further than it can be checked. Opening it reads every record and compares a digest;
+//! a lost, damaged or foreign view is set aside and rebuilt with the same answers. [`IndexService::verify`] compares
+//! view and log in full.
+//!
+//! Views are [`DocIndex`]es: sled in production, [`MemoryIndex`] to compare with.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod committer;
+mod dir;
+mod doc_index;
+mod doctor;
+mod error;
+mod live;
+mod memory_index;
+mod opening;
+mod paging;
+mod rpc;
+mod service;
+mod shared;
+mod sled_index;
+#[cfg(test)]
+mod tests;
+mod validate;
+mod vectors;
+
+pub use doc_index::{DocIndex, Effects, ListQuery, Page, RecordKey};
+pub use doctor::{Finding, FindingKind, References};
+pub use error::IndexError;
+pub use memory_index::MemoryIndex;
+pub use service::{DEFAULT_SHARD, IndexOptions, IndexService};

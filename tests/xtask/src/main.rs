@@ -1,2 +1,58 @@
-//! The repository's chores.
-fn main() {}
+//! The repository's chores: `cargo xtask <verb>`.
+//!
+//! `test` installs what the tests need and runs them all; `ci` is what must pass before a change lands; `rules` and
+//! `licences` are two of its steps that are quick to run alone. Each step is printed before it runs, so that it can be
+//! repeated by hand.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod ci;
+mod licences;
+mod metadata;
+mod proto;
+mod rules;
+mod run;
+mod spdx;
+mod test;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The repository's chores")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what the tests need, then run every test
+    Test(test::TestArgs),
+    /// Everything that must pass before a change lands
+    Ci,
+    /// House rules: file length, no ignored tests, dependency direction, protos
+    Rules,
+    /// Licences and sources of every dependency against deny.toml
+    Licences,
+}
+
+fn main() -> ExitCode {
+    match run_verb(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_verb(verb: Verb) -> Result<()> {
+    std::env::set_current_dir(run::root())?;
+    match verb {
+        Verb::Test(args) => test::run(&args),
+        Verb::Ci => ci::run(),
+        Verb::Rules => rules::check(),
+        Verb::Licences => licences::check(),
+    }
+}

@@ -1,0 +1,280 @@
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use e2llm_api::v1::{JobKind, JobSpec, JobStatus, Stage};
+use e2llm_runtime::{Clock, Shutdown};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tracing::{info, warn};
+
+use crate::board::{Board, Outcome, Settlement};
+use crate::ids::JobId;
+use crate::job::{Job, Planning};
+use crate::journal::Journal;
+use crate::load::load;
+use crate::page::decode_tasks;
+use crate::records::{DoneRecord, PlanPage, TaskCut};
+use crate::{CoordinatorError, CoordinatorOptions};
+
+type Result<T> = std::result::Result<T, CoordinatorError>;
+
+/// The board and the journal together: what the board decides is written first and counts afterwards.
+pub(crate) struct Engine {
+    pub(crate) journal: Journal,
+    pub(crate) options: CoordinatorOptions,
+    pub(crate) shutdown: Shutdown,
+    clock: Arc<dyn Clock>,
+    board: Mutex<Board>,
+    /// Held while a job is loaded, so that none is loaded twice.
+    loading: tokio::sync::Mutex<()>,
+    encode_ready: Notify,
+    decode_ready: Notify,
+}
+
+/// What became of a request to submit rows.
+pub(crate) enum Submitted {
+    /// The job is planned or cancelled: no row is needed.
+    Before {
+        /// Its rows.
+        rows: u64,
+    },
+    /// Rows may come.
+    Open {
+        /// Rows planned by an earlier submission.
+        planned: u64,
+        /// What they are.
+        kind: JobKind,
+    },
+}
+
+impl Engine {
+    pub(crate) fn new(
+        journal: Journal,
+        options: CoordinatorOptions,
+        clock: Arc<dyn Clock>,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self {
+            journal,
+            options,
+            shutdown,
+            clock,
+            board: Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
+            encode_ready: Notify::new(),
+            decode_ready: Notify::new(),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// The board. Never held while waiting.
+    pub(crate) fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Loads every job that is not finished. A damaged one is left out and logged.
+    pub(crate) async fn load_unfinished(&self) -> Result<()> {
+        let (all, ended) = self.journal.jobs().await?;
+        for job in all.difference(&ended) {
+            match self.open(job).await {
+                Err(error @ CoordinatorError::Corrupt { .. }) => warn!(job_id = %job, %error, "job not loaded"),
+                opened => opened?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the job is in memory.
+    pub(crate) async fn open(&self, id: &JobId) -> Result<()> {
+        if self.board().jobs.contains_key(id) {
+            return Ok(());
+        }
+        let _loading = self.loading.lock().await;
+        if self.board().jobs.contains_key(id) {
+            return Ok(());
+        }
+        let now = self.now();
+        let loaded = load(&self.journal, id, now + self.options.adopt_grace).await?;
+        let job = loaded.ok_or_else(|| CoordinatorError::NoSuchJob(id.to_string()))?;
+        self.board().jobs.insert(id.clone(), job);
+        self.wake_all();
+        self.finish_if_complete(id).await;
+        Ok(())
+    }
+
+    /// Runs `act` on a job in memory.
+    pub(crate) fn with_job<T>(&self, id: &JobId, act: impl FnOnce(&mut Job) -> T) -> Result<T> {
+        let mut board = self.board();
+        let job = board.jobs.get_mut(id).ok_or_else(|| CoordinatorError::NoSuchJob(id.to_string()))?;
+        Ok(act(job))
+    }
+
+    /// Runs `act` on what planning knows of a job that is being submitted.
+    pub(crate) fn with_planning<T>(&self, id: &JobId, act: impl FnOnce(&mut Planning) -> T) -> Result<T> {
+        let ended = || CoordinatorError::Cancelled(id.to_string());
+        self.with_job(id, |job| if job.has_ended() { None } else { job.planning_mut().map(act) })?.ok_or_else(ended)
+    }
+
+    /// The job's counts, from memory or from its result.
+    pub(crate) async fn status(&self, id: &JobId) -> Result<JobStatus> {
+        if let Some(job) = self.board().jobs.get(id) {
+            return Ok(job.status());
+        }
+        if let Some(status) = self.journal.result(id).await? {
+            return Ok(status);
+        }
+        self.open(id).await?;
+        self.with_job(id, |job| job.status())
+    }
+
+    /// The counts of all jobs. A damaged one is left out and logged.
+    pub(crate) async fn list(&self) -> Result<Vec<JobStatus>> {
+        let (all, _) = self.journal.jobs().await?;
+        let mut jobs = Vec::with_capacity(all.len());
+        for job in &all {
+            match self.status(job).await {
+                Ok(status) => jobs.push(status),
+                Err(error @ CoordinatorError::Corrupt { .. }) => warn!(job_id = %job, %error, "job not listed"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Creates the job, or finds it and compares the spec.
+    pub(crate) async fn begin_submission(&self, id: &JobId, spec: JobSpec) -> Result<Submitted> {
+        let kept = self.journal.create_spec(id, &spec).await?;
+        if kept != spec {
+            let what = if kept.kind == spec.kind { "spec" } else { "kind" };
+            return Err(CoordinatorError::OtherJob { job: id.to_string(), what: what.to_owned() });
+        }
+        self.open(id).await?;
+        self.with_job(id, |job| {
+            let (rows, has_ended) = (job.row_count(), job.has_ended());
+            match job.planning_mut() {
+                None => Ok(Submitted::Before { rows }),
+                Some(_) if has_ended => Ok(Submitted::Before { rows }),
+                Some(planning) if planning.is_submitting => Err(CoordinatorError::BeingSubmitted(id.to_string())),
+                Some(planning) => {
+                    planning.is_submitting = true;
+                    Ok(Submitted::Open { planned: rows, kind: spec.kind() })
+                }
+            }
+        })?
+    }
+
+    pub(crate) fn end_submission(&self, id: &JobId) {
+        let ended = self.with_job(id, |job| job.planning_mut().map(|planning| planning.is_submitting = false));
+        if let Err(error) = ended {
+            warn!(job_id = %id, %error, "submission ended");
+        }
+    }
+
+    /// Writes a plan page; its tasks are ready when this returns.
+    pub(crate) async fn add_page(&self, id: &JobId, page: PlanPage) -> Result<()> {
+        let number = self.with_planning(id, |planning| planning.pages)?;
+        let page = self.journal.append_page(id, number, page).await?;
+        let now = self.now();
+        self.with_job(id, |job| job.add_page(page, now))??;
+        self.wake_all();
+        self.finish_if_complete(id).await;
+        Ok(())
+    }
+
+    /// Cancels the job unless it has ended.
+    pub(crate) async fn cancel(&self, id: &JobId) -> Result<JobStatus> {
+        let status = self.status(id).await?;
+        if matches!(status.state.as_str(), "succeeded" | "cancelled") {
+            return Ok(status);
+        }
+        self.open(id).await?;
+        self.journal.cancel(id).await?;
+        info!(job_id = %id, "job cancelled");
+        let status = self.with_job(id, |job| {
+            job.cancel();
+            job.status()
+        })?;
+        self.board().retire(id, self.options.finished_jobs);
+        Ok(status)
+    }
+
+    /// Writes an outcome. It is written to its end even if the caller goes away; says whether it counts now.
+    pub(crate) async fn settle(self: &Arc<Self>, settlement: Settlement) -> bool {
+        let engine = Arc::clone(self);
+        tokio::spawn(async move { engine.write(settlement).await }).await.unwrap_or(false)
+    }
+
+    async fn write(&self, settlement: Settlement) -> bool {
+        let Settlement { job, task, outcome } = &settlement;
+        let written = match outcome {
+            Outcome::Split => self.split(&settlement).await,
+            Outcome::Results { .. } => self.commit(&settlement).await,
+        };
+        if let Err(error) = &written {
+            warn!(job_id = %job, task_id = %task, %error, "outcome could not be written; it will be reported again");
+            self.board().unsettle(&settlement, self.now(), &self.options);
+        }
+        self.wake_all();
+        self.finish_if_complete(job).await;
+        written.is_ok()
+    }
+
+    async fn split(&self, settlement: &Settlement) -> Result<()> {
+        let Settlement { job, task, .. } = settlement;
+        self.journal.split(job, *task).await?;
+        let now = self.now();
+        self.with_job(job, |job| job.split(*task, now))?;
+        Ok(())
+    }
+
+    async fn commit(&self, settlement: &Settlement) -> Result<()> {
+        let Settlement { job, task, outcome } = settlement;
+        let Outcome::Results { attempt, worker, rows } = outcome else { return Ok(()) };
+        let mut record = DoneRecord::counting(rows);
+        record.next = self.next_tasks(job, task.stage, &record)?;
+        record.attempt = *attempt;
+        record.worker_id.clone_from(worker);
+        record.part = self.journal.write_part(job, *task, *attempt, rows.clone()).await?;
+        let record = self.journal.commit_done(job, *task, record).await?;
+        let now = self.now();
+        self.with_job(job, |job| job.commit(*task, record, now))?
+    }
+
+    /// Rows of a finished task are ready for the next stage at once.
+    fn next_tasks(&self, job: &JobId, stage: Stage, record: &DoneRecord) -> Result<Vec<TaskCut>> {
+        let last_stage = self.with_job(job, |job| job.last_stage())?;
+        Ok(if stage == last_stage { Vec::new() } else { decode_tasks(&record.succeeded, &self.options) })
+    }
+
+    async fn finish_if_complete(&self, id: &JobId) {
+        let Ok(Some(status)) = self.with_job(id, |job| job.is_finished().then(|| job.status())) else { return };
+        info!(job_id = %id, rows = status.rows, rows_failed = status.rows_failed, "job finished");
+        if let Err(error) = self.journal.finish(id, status).await {
+            // Counts come from the commits; without its result the job only takes longer to load.
+            warn!(job_id = %id, %error, "result could not be written");
+        }
+        self.board().retire(id, self.options.finished_jobs);
+    }
+
+    fn ready(&self, stage: Stage) -> &Notify {
+        if stage == Stage::Encode { &self.encode_ready } else { &self.decode_ready }
+    }
+
+    /// Wakes reports that wait for a task of `stage`.
+    pub(crate) fn wake(&self, stage: Stage) {
+        self.ready(stage).notify_waiters();
+    }
+
+    fn wake_all(&self) {
+        self.wake(Stage::Encode);
+        self.wake(Stage::Decode);
+    }
+
+    /// Completes at the next [`Engine::wake`] after this call.
+    pub(crate) fn woken(&self, stage: Stage) -> Notified<'_> {
+        self.ready(stage).notified()
+    }
+}

@@ -1,0 +1,102 @@
+use e2llm_api::v1::{JobKind, Row, RowError};
+use e2llm_api::{DocId, ErrorCode, row_error};
+use e2llm_store::{Store, StoreError, TextWriter};
+
+use crate::CoordinatorError;
+
+/// Turns pieces and rows of a submission into checked rows whose texts are in the store.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    store: Store,
+    kind: JobKind,
+    text: Text,
+}
+
+/// The text of the row to come.
+#[derive(Debug)]
+enum Text {
+    /// No piece came.
+    None,
+    Writing(Box<TextWriter>),
+    /// A piece was refused; the rest is skipped.
+    Refused(RowError),
+}
+
+impl Intake {
+    pub(crate) fn new(store: Store, kind: JobKind) -> Self {
+        Self { store, kind, text: Text::None }
+    }
+
+    /// Takes a piece of the text of the row that follows.
+    ///
+    /// # Errors
+    /// Only what is no fault of the text, such as a full disk.
+    pub(crate) fn piece(&mut self, bytes: &[u8]) -> Result<(), CoordinatorError> {
+        if matches!(self.text, Text::None) {
+            self.text = Text::Writing(Box::new(self.store.text_writer()?));
+        }
+        if let Text::Writing(writer) = &mut self.text
+            && let Err(error) = writer.write(bytes)
+        {
+            self.text = Text::Refused(fault_of_text(error)?);
+        }
+        Ok(())
+    }
+
+    /// Forgets the pieces taken.
+    pub(crate) fn skip(&mut self) {
+        self.text = Text::None;
+    }
+
+    /// Finishes row `number`: its text gets a name; what is wrong with it becomes its error.
+    pub(crate) async fn row(&mut self, number: u64, given: Row) -> Result<Row, CoordinatorError> {
+        let text = std::mem::replace(&mut self.text, Text::None);
+        let mut row = Row { number, ..given };
+        if row.error.is_none() {
+            row.error = self.check(&row).err();
+        }
+        if row.error.is_none() && self.kind != JobKind::Ask {
+            self.name_text(&mut row, text).await?;
+        }
+        Ok(row)
+    }
+
+    async fn name_text(&self, row: &mut Row, text: Text) -> Result<(), CoordinatorError> {
+        let empty = || Some(row_error(ErrorCode::EmptyDocument, "the document has no text; leave it out"));
+        match text {
+            Text::None if row.text_hash.is_empty() && self.kind == JobKind::Encode => row.error = empty(),
+            Text::None => {}
+            Text::Refused(error) => row.error = Some(error),
+            Text::Writing(writer) if writer.bytes() == 0 => row.error = empty(),
+            Text::Writing(writer) => match writer.finish().await {
+                Ok(stored) => (row.text_hash, row.text_bytes) = (stored.hash, stored.bytes),
+                Err(error) => row.error = Some(fault_of_text(error)?),
+            },
+        }
+        Ok(())
+    }
+
+    fn check(&self, row: &Row) -> Result<(), RowError> {
+        let doc_id =
+            |id: &str| DocId::new(id).map(drop).map_err(|error| row_error(ErrorCode::InvalidId, error.to_string()));
+        if self.kind != JobKind::Ask {
+            return doc_id(&row.id);
+        }
+        let invalid = |message: &str| Err(row_error(ErrorCode::InvalidArgument, message));
+        if row.question.trim().is_empty() {
+            return invalid("the question is empty; write one");
+        }
+        if row.doc_ids.is_empty() {
+            return invalid("the question names no document; give at least one id in doc_ids");
+        }
+        row.doc_ids.iter().try_for_each(|id| doc_id(id))
+    }
+}
+
+/// The row's error, if the text is at fault and not the store.
+fn fault_of_text(error: StoreError) -> Result<RowError, CoordinatorError> {
+    match error.code() {
+        code @ (ErrorCode::NotUtf8 | ErrorCode::TooLarge) => Ok(row_error(code, error.to_string())),
+        _ => Err(error.into()),
+    }
+}

@@ -1,0 +1,322 @@
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
+
+use e2llm_api::v1::{JobKind, JobSpec, JobStatus, Row, Stage};
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::CoordinatorError;
+use crate::ids::{JobId, TaskId};
+use crate::records::{DoneRecord, PlanPage, TaskCut};
+use crate::task::{OpenTask, TaskState};
+
+/// Source number of a row that has no final result yet.
+const PENDING: u32 = u32::MAX;
+
+/// One job in memory. Everything but leases follows from its records: [`Job::add_page`], [`Job::split`] and
+/// [`Job::commit`] are called with the same records while it runs and while it is loaded.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) id: JobId,
+    pub(crate) spec: JobSpec,
+    kind: JobKind,
+    /// For each row, where its final result is: an index into `sources`.
+    rows: Vec<u32>,
+    sources: Vec<Source>,
+    tasks: BTreeMap<TaskId, OpenTask>,
+    leased: BTreeSet<TaskId>,
+    /// Present until the last page is planned.
+    planning: Option<Planning>,
+    is_cancelled: bool,
+    counts: Counts,
+    changed: watch::Sender<()>,
+}
+
+/// The object that holds a row's final result.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    /// A plan page: the row came with an error.
+    Page(u32),
+    /// A part, by path.
+    Part(String),
+}
+
+/// What planning needs to know of rows planned before.
+#[derive(Debug, Default)]
+pub(crate) struct Planning {
+    /// Pages so far.
+    pub(crate) pages: u32,
+    /// Someone is submitting rows.
+    pub(crate) is_submitting: bool,
+    /// One digest per planned row, to recognise rows that are submitted again.
+    digests: Vec<u64>,
+    /// Document ids seen, by hash, with the number of their row.
+    ids: HashMap<u128, u64>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    encoded: u64,
+    done: u64,
+    failed: u64,
+    source_tokens: u64,
+    generated_tokens: u64,
+}
+
+impl Job {
+    pub(crate) fn new(id: JobId, spec: JobSpec) -> Self {
+        Self {
+            kind: spec.kind(),
+            id,
+            spec,
+            rows: Vec::new(),
+            sources: Vec::new(),
+            tasks: BTreeMap::new(),
+            leased: BTreeSet::new(),
+            planning: Some(Planning::default()),
+            is_cancelled: false,
+            counts: Counts::default(),
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    /// Adds planned rows and the tasks they are cut into.
+    pub(crate) fn add_page(&mut self, page: PlanPage, not_before: Instant) -> Result<(), CoordinatorError> {
+        let Some(planning) = &mut self.planning else { return Err(self.corrupt("a page follows the last one")) };
+        let source = u32::try_from(self.sources.len()).unwrap_or(PENDING);
+        self.sources.push(Source::Page(planning.pages));
+        planning.pages += 1;
+        let first_row = self.rows.len() as u64;
+        for row in &page.rows {
+            planning.digests.push(digest(row));
+            if row.error.is_none() {
+                planning.ids.entry(id_hash(&row.id)).or_insert(row.number);
+            }
+            let failed = row.error.is_some();
+            self.rows.push(if failed { source } else { PENDING });
+            self.counts.done += u64::from(failed);
+            self.counts.failed += u64::from(failed);
+        }
+        if page.last {
+            self.planning = None;
+        }
+        let row_at = |number: u64| page.rows.get(usize::try_from(number.checked_sub(first_row)?).ok()?).cloned();
+        self.open_tasks(&page.tasks, row_at, not_before)?;
+        self.notify();
+        Ok(())
+    }
+
+    /// Turns a task into one task per row; says whether it was open.
+    pub(crate) fn split(&mut self, task: TaskId, not_before: Instant) -> bool {
+        let Some(open) = self.tasks.remove(&task) else { return false };
+        self.leased.remove(&task);
+        for row in open.rows {
+            let single_id = task.split_off(row.number);
+            let single = OpenTask::new(vec![row], not_before);
+            self.tasks.insert(single_id, single);
+        }
+        self.notify();
+        true
+    }
+
+    /// Takes over a committed outcome: its rows are final or go to the next stage.
+    pub(crate) fn commit(&mut self, task: TaskId, done: DoneRecord, now: Instant) -> Result<(), CoordinatorError> {
+        let Some(open) = self.tasks.remove(&task) else {
+            warn!(job_id = %self.id, task_id = %task, "commit of a task that is not open; ignored");
+            return Ok(());
+        };
+        self.leased.remove(&task);
+        let source = u32::try_from(self.sources.len()).unwrap_or(PENDING);
+        self.sources.push(Source::Part(done.part));
+        let is_last = task.stage == self.last_stage();
+        let succeeded = if is_last { done.succeeded.as_slice() } else { &[] };
+        for number in done.failed.iter().chain(succeeded) {
+            self.set_final(*number, source)?;
+        }
+        self.counts.failed += done.failed.len() as u64;
+        if task.stage == Stage::Encode {
+            self.counts.encoded += done.succeeded.len() as u64;
+        }
+        self.counts.source_tokens += done.source_tokens;
+        self.counts.generated_tokens += done.generated_tokens;
+        let mut rows: HashMap<u64, Row> = open.rows.into_iter().map(|row| (row.number, row)).collect();
+        self.open_tasks(&done.next, |number| rows.remove(&number), now)?;
+        self.notify();
+        Ok(())
+    }
+
+    fn set_final(&mut self, number: u64, source: u32) -> Result<(), CoordinatorError> {
+        let row = usize::try_from(number).ok().and_then(|index| self.rows.get_mut(index));
+        match row {
+            Some(row) if *row == PENDING => {
+                *row = source;
+                self.counts.done += 1;
+                Ok(())
+            }
+            _ => Err(self.corrupt("a commit names a row that is not open")),
+        }
+    }
+
+    fn open_tasks(
+        &mut self,
+        cuts: &[TaskCut],
+        mut row_at: impl FnMut(u64) -> Option<Row>,
+        not_before: Instant,
+    ) -> Result<(), CoordinatorError> {
+        for cut in cuts {
+            let rows: Option<Vec<Row>> = cut.rows.iter().map(|number| row_at(*number)).collect();
+            let (Ok(task), Some(rows)) = (cut.task_id.parse(), rows) else {
+                return Err(self.corrupt("a task names a row that does not precede it"));
+            };
+            self.tasks.insert(task, OpenTask::new(rows, not_before));
+        }
+        Ok(())
+    }
+
+    /// Gives up everything that is not done.
+    pub(crate) fn cancel(&mut self) {
+        self.is_cancelled = true;
+        self.tasks.clear();
+        self.leased.clear();
+        self.notify();
+    }
+
+    pub(crate) fn open_task(&self, task: TaskId) -> Option<&OpenTask> {
+        self.tasks.get(&task)
+    }
+
+    pub(crate) fn task_mut(&mut self, task: TaskId) -> Option<&mut OpenTask> {
+        self.tasks.get_mut(&task)
+    }
+
+    /// Moves an open task to another state.
+    pub(crate) fn set_state(&mut self, task: TaskId, state: TaskState) {
+        let Some(open) = self.tasks.get_mut(&task) else { return };
+        match state {
+            TaskState::Leased { .. } => self.leased.insert(task),
+            _ => self.leased.remove(&task),
+        };
+        open.state = state;
+    }
+
+    /// Tasks whose worker has been silent too long.
+    pub(crate) fn expired(&self, now: Instant) -> Vec<TaskId> {
+        let is_expired = |task: &&TaskId| self.tasks.get(task).is_some_and(|open| open.is_expired(now));
+        self.leased.iter().filter(is_expired).copied().collect()
+    }
+
+    /// The first task of `stage` that may be handed out.
+    pub(crate) fn next_ready(&self, stage: Stage, now: Instant) -> Option<TaskId> {
+        let of_stage = TaskId::new(stage, 0)..;
+        let is_ready = |open: &OpenTask| matches!(open.state, TaskState::Ready { not_before } if not_before <= now);
+        self.tasks
+            .range(of_stage)
+            .take_while(|(task, _)| task.stage == stage)
+            .find(|(_, open)| is_ready(open))
+            .map(|(task, _)| *task)
+    }
+
+    pub(crate) fn mark_leased(&mut self, task: TaskId) {
+        self.leased.insert(task);
+    }
+
+    /// Final results from row `first` on, without a gap: at most `limit`.
+    pub(crate) fn final_rows(&self, first: u64, limit: usize) -> Vec<(u64, Source)> {
+        let first = usize::try_from(first).unwrap_or(usize::MAX);
+        let rows = self.rows.iter().enumerate().skip(first).take(limit);
+        let sources = rows.map_while(|(number, source)| Some((number as u64, self.sources.get(*source as usize)?)));
+        sources.map(|(number, source)| (number, source.clone())).collect()
+    }
+
+    pub(crate) fn status(&self) -> JobStatus {
+        let counts = &self.counts;
+        let state = match () {
+            () if self.is_finished() => "succeeded",
+            () if self.is_cancelled => "cancelled",
+            () if self.planning.is_some() => "planning",
+            () => "running",
+        };
+        JobStatus {
+            job_id: self.id.to_string(),
+            kind: self.kind.into(),
+            state: state.to_owned(),
+            rows: self.rows.len() as u64,
+            rows_encoded: counts.encoded,
+            rows_done: counts.done,
+            rows_failed: counts.failed,
+            source_tokens: counts.source_tokens,
+            generated_tokens: counts.generated_tokens,
+        }
+    }
+
+    /// Every row is planned and has its result.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.planning.is_none() && self.counts.done == self.rows.len() as u64
+    }
+
+    /// Nothing will change any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.is_cancelled || self.is_finished()
+    }
+
+    pub(crate) fn row_count(&self) -> u64 {
+        self.rows.len() as u64
+    }
+
+    /// The stage whose results are the job's.
+    pub(crate) fn last_stage(&self) -> Stage {
+        if self.kind == JobKind::Encode { Stage::Encode } else { Stage::Decode }
+    }
+
+    pub(crate) fn planning_mut(&mut self) -> Option<&mut Planning> {
+        self.planning.as_mut()
+    }
+
+    /// A receiver that learns of every change.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    fn notify(&self) {
+        self.changed.send_replace(());
+    }
+
+    fn corrupt(&self, reason: &str) -> CoordinatorError {
+        CoordinatorError::Corrupt { path: format!("jobs/{}", self.id), reason: reason.to_owned() }
+    }
+}
+
+impl Planning {
+    /// Whether the row planned under this number is the same as `row`; `None` if none is planned yet.
+    pub(crate) fn is_same(&self, row: &Row) -> Option<bool> {
+        let planned = self.digests.get(usize::try_from(row.number).ok()?)?;
+        Some(*planned == digest(row))
+    }
+
+    /// Takes a document id for a row, unless another row has it: then its number.
+    pub(crate) fn claim_id(&mut self, id: &str, number: u64) -> Result<(), u64> {
+        match *self.ids.entry(id_hash(id)).or_insert(number) {
+            holder if holder == number => Ok(()),
+            holder => Err(holder),
+        }
+    }
+}
+
+/// Recognises a row that is submitted again. Texts are not compared: they are not read twice.
+fn digest(row: &Row) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for field in [&row.id, &row.question].into_iter().chain(&row.doc_ids) {
+        hasher.update(&(field.len() as u64).to_le_bytes()).update(field.as_bytes());
+    }
+    (first_u128(&hasher.finalize()) >> 64) as u64
+}
+
+fn id_hash(id: &str) -> u128 {
+    first_u128(&blake3::hash(id.as_bytes()))
+}
+
+fn first_u128(hash: &blake3::Hash) -> u128 {
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash.as_bytes()[..16]);
+    u128::from_be_bytes(half)
+}

@@ -1,0 +1,113 @@
+use std::sync::Arc;
+
+use e2llm_api::v1::coordinator_server::Coordinator;
+use e2llm_api::v1::{
+    CancelJobRequest, GetJobRequest, JobEvent, JobStatus, ListJobsRequest, ListJobsResponse, ReportStatusRequest,
+    ReportStatusResponse, SubmitJobRequest, SubmitJobResponse, WatchJobRequest,
+};
+use e2llm_api::{ErrorCode, status};
+use e2llm_runtime::{Clock, Shutdown, SystemClock};
+use e2llm_store::Store;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::engine::Engine;
+use crate::ids::JobId;
+use crate::journal::Journal;
+use crate::report::{Turns, report};
+use crate::submit::submit;
+use crate::watch::Watch;
+use crate::{CoordinatorError, CoordinatorOptions, LoadJobs};
+
+/// Events that may wait for a slow listener.
+const EVENT_QUEUE: usize = 64;
+
+/// Plans jobs, leases their tasks and commits their results. Cheap to clone; clones share one state.
+#[derive(Clone)]
+pub struct CoordinatorService {
+    engine: Arc<Engine>,
+    turns: Arc<Turns>,
+}
+
+impl CoordinatorService {
+    /// A coordinator on `store`. Jobs that were not finished go on, see [`LoadJobs`].
+    ///
+    /// `shutdown` ends what waits: watches and reports that hold out for a task.
+    ///
+    /// # Errors
+    /// When the store cannot be listed or read. A damaged job is logged and left out.
+    pub async fn open(store: Store, options: CoordinatorOptions, shutdown: Shutdown) -> Result<Self, CoordinatorError> {
+        Self::open_with_clock(store, options, shutdown, Arc::new(SystemClock)).await
+    }
+
+    /// The same with a clock of the caller's, by which leases expire.
+    ///
+    /// # Errors
+    /// As [`CoordinatorService::open`].
+    pub async fn open_with_clock(
+        store: Store,
+        options: CoordinatorOptions,
+        shutdown: Shutdown,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, CoordinatorError> {
+        let load = options.load;
+        let engine = Arc::new(Engine::new(Journal::new(store), options, clock, shutdown));
+        if load == LoadJobs::Unfinished {
+            engine.load_unfinished().await?;
+        }
+        Ok(Self { engine, turns: Arc::default() })
+    }
+}
+
+impl std::fmt::Debug for CoordinatorService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CoordinatorService").field("options", &self.engine.options).finish_non_exhaustive()
+    }
+}
+
+#[e2llm_runtime::async_trait]
+impl Coordinator for CoordinatorService {
+    type WatchJobStream = ReceiverStream<Result<JobEvent, Status>>;
+
+    async fn submit_job(
+        &self,
+        request: Request<Streaming<SubmitJobRequest>>,
+    ) -> Result<Response<SubmitJobResponse>, Status> {
+        // On a task of its own: a client that goes away must not leave the job half submitted.
+        let submission = tokio::spawn(submit(Arc::clone(&self.engine), request.into_inner()));
+        let lost = |_| status(ErrorCode::Internal, "the submission ended unexpectedly; see the coordinator's log");
+        Ok(Response::new(submission.await.map_err(lost)??))
+    }
+
+    async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<JobStatus>, Status> {
+        let job = JobId::new(&request.into_inner().job_id)?;
+        Ok(Response::new(self.engine.status(&job).await?))
+    }
+
+    async fn list_jobs(&self, _: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
+        Ok(Response::new(ListJobsResponse { jobs: self.engine.list().await? }))
+    }
+
+    async fn watch_job(&self, request: Request<WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
+        let WatchJobRequest { job_id, results } = request.into_inner();
+        let job = JobId::new(&job_id)?;
+        self.engine.open(&job).await?;
+        let (events, receiver) = mpsc::channel(EVENT_QUEUE);
+        let watch = Watch::new(Arc::clone(&self.engine), job, results, events)?;
+        tokio::spawn(watch.run());
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Result<Response<JobStatus>, Status> {
+        let job = JobId::new(&request.into_inner().job_id)?;
+        Ok(Response::new(self.engine.cancel(&job).await?))
+    }
+
+    async fn report_status(
+        &self,
+        request: Request<ReportStatusRequest>,
+    ) -> Result<Response<ReportStatusResponse>, Status> {
+        Ok(Response::new(report(&self.engine, &self.turns, request.into_inner()).await?))
+    }
+}

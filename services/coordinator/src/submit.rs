@@ -1,0 +1,150 @@
+use std::sync::Arc;
+
+use e2llm_api::v1::submit_job_request::Part;
+use e2llm_api::v1::{JobKind, JobSpec, Row, SubmitJobRequest, SubmitJobResponse};
+use e2llm_api::{Collection, ErrorCode, row_error};
+use tokio::time::timeout;
+use tonic::Streaming;
+use tracing::{info, warn};
+
+use crate::CoordinatorError;
+use crate::engine::{Engine, Submitted};
+use crate::ids::JobId;
+use crate::intake::Intake;
+use crate::page::{LINGER, PageBuilder};
+
+type Result<T> = std::result::Result<T, CoordinatorError>;
+
+/// Plans a job from the stream of its rows. Tasks are ready as soon as their page is written.
+///
+/// A job whose key is known is not planned again: its rows are compared with those planned before, and planning
+/// goes on where it broke off.
+pub(crate) async fn submit(engine: Arc<Engine>, mut stream: Streaming<SubmitJobRequest>) -> Result<SubmitJobResponse> {
+    let spec = match stream.message().await {
+        Ok(Some(SubmitJobRequest { part: Some(Part::Spec(spec)) })) => spec,
+        Ok(_) => return Err(CoordinatorError::BadStream("its first message must be the spec")),
+        Err(status) => return Err(CoordinatorError::BadSpec(status.message().to_owned())),
+    };
+    let has_key = !spec.job_id.is_empty();
+    let job = if has_key { JobId::new(&spec.job_id)? } else { JobId::generate() };
+    let spec = check_spec(&job, spec)?;
+    let submission = match engine.begin_submission(&job, spec).await? {
+        Submitted::Before { rows } => return Ok(SubmitJobResponse { job_id: job.to_string(), rows }),
+        Submitted::Open { planned, kind } => Submission::new(Arc::clone(&engine), job.clone(), kind, planned),
+    };
+    let planned = submission.run(stream).await;
+    engine.end_submission(&job);
+    if planned.is_err() && !has_key {
+        // Nobody knows its name, so nobody can submit it again.
+        if let Err(error) = engine.cancel(&job).await {
+            warn!(job_id = %job, %error, "abandoned job could not be cancelled");
+        }
+    }
+    let rows = planned?;
+    info!(job_id = %job, rows, "job planned");
+    Ok(SubmitJobResponse { job_id: job.to_string(), rows })
+}
+
+fn check_spec(job: &JobId, spec: JobSpec) -> Result<JobSpec> {
+    if spec.kind() == JobKind::Unspecified {
+        return Err(CoordinatorError::BadSpec("its kind is not one of encode, summarize, ask".to_owned()));
+    }
+    let collection = match spec.collection.as_str() {
+        "" => Collection::default(),
+        name => Collection::new(name).map_err(|error| CoordinatorError::BadSpec(error.to_string()))?,
+    };
+    Ok(JobSpec { collection: collection.into(), job_id: job.to_string(), ..spec })
+}
+
+/// One stream of rows on its way into plan pages.
+struct Submission {
+    engine: Arc<Engine>,
+    job: JobId,
+    kind: JobKind,
+    /// Rows planned by an earlier submission; they are compared and skipped.
+    planned: u64,
+    next_row: u64,
+    intake: Intake,
+    page: PageBuilder,
+}
+
+impl Submission {
+    fn new(engine: Arc<Engine>, job: JobId, kind: JobKind, planned: u64) -> Self {
+        let intake = Intake::new(engine.journal.store().clone(), kind);
+        let page = PageBuilder::new(kind, &engine.options);
+        Self { engine, job, kind, planned, next_row: 0, intake, page }
+    }
+
+    async fn run(mut self, mut stream: Streaming<SubmitJobRequest>) -> Result<u64> {
+        loop {
+            let message = match timeout(LINGER, stream.message()).await {
+                Ok(message) => message,
+                Err(_) if self.page.is_empty() => continue,
+                Err(_) => {
+                    self.flush(false).await?;
+                    continue;
+                }
+            };
+            let Some(request) = message.map_err(|status| self.broken_off(status.message()))? else { break };
+            match request.part {
+                Some(Part::Piece(piece)) => self.piece(&piece.text)?,
+                Some(Part::Row(row)) => self.row(row).await?,
+                Some(Part::Spec(_)) => return Err(CoordinatorError::BadStream("a second spec came")),
+                None => return Err(CoordinatorError::BadStream("a message of an unknown kind came")),
+            }
+            if self.page.is_due() {
+                self.flush(false).await?;
+            }
+        }
+        if self.next_row < self.planned {
+            let what = format!("number of rows: {} now, {} before", self.next_row, self.planned);
+            return Err(CoordinatorError::OtherJob { job: self.job.to_string(), what });
+        }
+        self.flush(true).await?;
+        Ok(self.next_row)
+    }
+
+    fn piece(&mut self, bytes: &[u8]) -> Result<()> {
+        let is_planned = self.next_row < self.planned;
+        if is_planned { Ok(()) } else { self.intake.piece(bytes) }
+    }
+
+    async fn row(&mut self, given: Row) -> Result<()> {
+        let number = self.next_row;
+        self.next_row += 1;
+        let same =
+            self.engine.with_planning(&self.job, |planning| planning.is_same(&Row { number, ..given.clone() }))?;
+        match same {
+            Some(true) => return Ok(self.intake.skip()),
+            Some(false) => {
+                let what = format!("row {number} ({:?})", given.id);
+                return Err(CoordinatorError::OtherJob { job: self.job.to_string(), what });
+            }
+            None => {}
+        }
+        let mut row = self.intake.row(number, given).await?;
+        if row.error.is_none() && self.kind != JobKind::Ask {
+            self.refuse_duplicate(&mut row)?;
+        }
+        self.page.add(row);
+        Ok(())
+    }
+
+    fn refuse_duplicate(&self, row: &mut Row) -> Result<()> {
+        let claimed = self.engine.with_planning(&self.job, |planning| planning.claim_id(&row.id, row.number))?;
+        if let Err(holder) = claimed {
+            let Row { number, id, .. } = row;
+            let message = format!("id {id:?} of row {number} is also that of row {holder}; rename or remove one");
+            row.error = Some(row_error(ErrorCode::DuplicateId, message));
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self, last: bool) -> Result<()> {
+        self.engine.add_page(&self.job, self.page.take(last)).await
+    }
+
+    fn broken_off(&self, cause: &str) -> CoordinatorError {
+        CoordinatorError::BrokenOff { job: self.job.to_string(), rows: self.next_row, cause: cause.to_owned() }
+    }
+}

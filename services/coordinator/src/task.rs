@@ -1,0 +1,115 @@
+use std::time::{Duration, Instant};
+
+use e2llm_api::v1::Row;
+
+/// A task that is not done.
+#[derive(Debug)]
+pub(crate) struct OpenTask {
+    pub(crate) rows: Vec<Row>,
+    /// Number of the last attempt handed out; 0 before the first.
+    pub(crate) attempt: u32,
+    /// Attempts that failed or whose worker fell silent.
+    pub(crate) failures: u32,
+    pub(crate) state: TaskState,
+}
+
+/// Where an open task is.
+#[derive(Debug, PartialEq)]
+pub(crate) enum TaskState {
+    /// Waits for a worker.
+    Ready {
+        /// Not to be handed out earlier.
+        not_before: Instant,
+    },
+    /// A worker holds the last attempt.
+    Leased {
+        /// Which one.
+        worker: String,
+        /// When it has been silent too long.
+        until: Instant,
+    },
+    /// Its outcome is being written.
+    Settling,
+}
+
+/// What a report says about an attempt, seen from the task.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(crate) enum Claim {
+    /// The reporter holds the lease.
+    Holds,
+    /// Handed out before this coordinator started; nobody else has it.
+    Adopts,
+    /// Expired, handed to another worker, or never handed out.
+    Stale,
+    /// Its outcome is being written at this moment.
+    Settling,
+}
+
+impl OpenTask {
+    pub(crate) fn new(rows: Vec<Row>, not_before: Instant) -> Self {
+        Self { rows, attempt: 0, failures: 0, state: TaskState::Ready { not_before } }
+    }
+
+    pub(crate) fn claim(&self, worker: &str, attempt: u32) -> Claim {
+        match &self.state {
+            TaskState::Settling if attempt == self.attempt => Claim::Settling,
+            TaskState::Leased { worker: holder, .. } if holder == worker && attempt == self.attempt => Claim::Holds,
+            TaskState::Ready { .. } if attempt > self.attempt => Claim::Adopts,
+            _ => Claim::Stale,
+        }
+    }
+
+    /// Gives the next attempt to `worker`.
+    pub(crate) fn lease(&mut self, worker: &str, now: Instant, lease: Duration) {
+        self.attempt += 1;
+        self.renew(worker, now, lease);
+    }
+
+    pub(crate) fn renew(&mut self, worker: &str, now: Instant, lease: Duration) {
+        self.state = TaskState::Leased { worker: worker.to_owned(), until: now + lease };
+    }
+
+    pub(crate) fn is_expired(&self, now: Instant) -> bool {
+        matches!(self.state, TaskState::Leased { until, .. } if until <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(15);
+
+    #[test]
+    fn only_the_holder_of_the_last_attempt_is_heard() {
+        let now = Instant::now();
+        let mut task = OpenTask::new(vec![], now);
+        task.lease("a", now, LEASE);
+        assert_eq!(task.claim("a", 1), Claim::Holds);
+        assert_eq!(task.claim("b", 1), Claim::Stale);
+        task.state = TaskState::Ready { not_before: now };
+        assert_eq!(task.claim("a", 1), Claim::Stale, "an expired lease does not come back");
+        task.lease("b", now, LEASE);
+        assert_eq!((task.claim("a", 1), task.claim("b", 2)), (Claim::Stale, Claim::Holds));
+    }
+
+    #[test]
+    fn an_attempt_of_an_earlier_coordinator_is_adopted_while_nobody_else_has_the_task() {
+        let now = Instant::now();
+        let mut task = OpenTask::new(vec![], now);
+        assert_eq!(task.claim("a", 3), Claim::Adopts);
+        task.lease("b", now, LEASE);
+        assert_eq!(task.claim("a", 3), Claim::Stale);
+    }
+
+    #[test]
+    fn a_lease_ends_when_it_is_not_renewed() {
+        let now = Instant::now();
+        let mut task = OpenTask::new(vec![], now);
+        task.lease("a", now, LEASE);
+        assert!(!task.is_expired(now + LEASE - Duration::from_millis(1)));
+        assert!(task.is_expired(now + LEASE));
+        task.renew("a", now + LEASE / 2, LEASE);
+        assert!(!task.is_expired(now + LEASE));
+    }
+}

@@ -1,0 +1,61 @@
+//! From a parsed command line to a running command.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use e2llm_runtime::Shutdown;
+use e2llm_runtime::telemetry::{self, TelemetryOptions};
+
+use crate::cli::{Cli, Command};
+use crate::failure::Interrupted;
+use crate::local::{self, Services};
+use crate::settings::Settings;
+use crate::{commands, train_cmd};
+
+/// What a command works with.
+pub(crate) struct App {
+    /// The global flags.
+    pub(crate) settings: Settings,
+    /// Requested by the first Ctrl-C or SIGTERM; a second one ends the process at once.
+    pub(crate) shutdown: Shutdown,
+}
+
+/// Runs the command to its exit code.
+pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
+    let default_filter = if matches!(cli.command, Command::Serve(_)) { "info" } else { "warn" };
+    telemetry::init(&TelemetryOptions { default_filter, ..Default::default() })?;
+    let app = App { settings: Settings::resolve(cli.global)?, shutdown: Shutdown::on_signals()? };
+    match cli.command {
+        Command::Encode(args) => commands::encode::run(&app, args).await,
+        Command::Summarize(args) => commands::summarize::run(&app, args).await,
+        Command::Ask(args) => commands::ask::run(&app, args).await,
+        Command::Jobs(command) => commands::jobs::run(&app, command).await,
+        Command::Docs(command) => app.interruptible(commands::docs::run(&app, command)).await?,
+        Command::Models(command) => app.interruptible(commands::models::run(&app, command)).await?,
+        Command::Doctor(args) => app.interruptible(commands::doctor::run(&app, args)).await?,
+        Command::Train(args) => done(train_cmd::run(args, &app.settings, app.shutdown.clone()).await),
+        Command::Serve(args) => done(local::serve(args, &app.settings, app.shutdown.clone()).await),
+    }
+}
+
+fn done(result: Result<()>) -> Result<ExitCode> {
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+impl App {
+    /// The services behind `--server`, or those of this process.
+    pub(crate) async fn services(&self) -> Result<Services> {
+        match &self.settings.server {
+            Some(url) => Services::connect(url),
+            None => self.interruptible(local::start(&self.settings)).await?,
+        }
+    }
+
+    /// Runs `work` until it ends, or until Ctrl-C drops it.
+    pub(crate) async fn interruptible<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        tokio::select! {
+            result = work => Ok(result),
+            () = self.shutdown.requested() => Err(Interrupted::default().into()),
+        }
+    }
+}

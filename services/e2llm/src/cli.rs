@@ -1,0 +1,445 @@
+//! The command line as types: what can be typed, what it means, which environment variable stands in for it.
+
+use std::path::PathBuf;
+
+use clap::builder::FalseyValueParser;
+use clap::{Args, Parser, Subcommand};
+use e2llm_api::v1::{ContextOptions, GenerateOptions};
+use e2llm_api::{Collection, DocId};
+
+use crate::train_cmd::TrainArgs;
+
+/// Reads long documents once, keeps each as a small soft prompt, then answers and summarises from it.
+///
+/// Data goes to standard output or --output, progress and errors to standard error. The exit code is 0 when
+/// every document succeeded, 1 when one failed, 2 for a wrong command line, 130 when interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "e2llm", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct GlobalArgs {
+    /// Print JSON, one object per line, instead of text for people
+    #[arg(long, global = true, env = "E2LLM_JSON", value_parser = FalseyValueParser::new(), hide_env_values = true)]
+    pub(crate) json: bool,
+    /// Use running services at this address instead of running them in this process
+    #[arg(long, global = true, env = "E2LLM_SERVER", value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// Where everything is kept: a directory, or file://, s3://, gs://, az://, memory:// [default: e2llm/store in
+    /// the user's data directory]
+    #[arg(long, global = true, env = "E2LLM_STORE", value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// The set of documents to work with
+    #[arg(long, global = true, env = "E2LLM_COLLECTION", value_name = "NAME", default_value = "default")]
+    pub(crate) collection: Collection,
+    /// Directory for downloaded weights and sample texts [default: e2llm in the user's cache directory]
+    #[arg(long, global = true, env = "E2LLM_CACHE", value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Bundle of encoder, adapter and decoder: a name from `e2llm models list`, or a bundle directory
+    #[arg(long, global = true, env = "E2LLM_BUNDLE", value_name = "NAME")]
+    pub(crate) bundle: Option<String>,
+    /// No progress on standard error, only errors
+    #[arg(long, short, global = true, env = "E2LLM_QUIET", value_parser = FalseyValueParser::new(), hide_env_values = true)]
+    pub(crate) quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Encode documents and store their soft prompts; unchanged documents are skipped
+    Encode(EncodeArgs),
+    /// Summarise documents, encoding first what is new
+    Summarize(SummarizeArgs),
+    /// Ask a question about stored documents
+    Ask(AskArgs),
+    /// List, show, delete or search stored documents
+    #[command(subcommand)]
+    Docs(DocsCommand),
+    /// List, fetch or show model bundles
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Train an adapter, or evaluate one
+    Train(TrainArgs),
+    /// Run services
+    Serve(ServeArgs),
+    /// Check the store against the index
+    Doctor(DoctorArgs),
+    /// List, show or cancel bulk jobs
+    #[command(subcommand)]
+    Jobs(JobsCommand),
+}
+
+/// What the inputs of a bulk command may be; the text stands in its `--help`.
+const INPUT_HELP: &str = "\
+Inputs:
+  DIR             every text and Markdown file below it, sorted; hidden files are skipped. A document's id is its
+                  path below DIR with `:` for `/`, such as `notes:2024:may.md`
+  FILE            one text; its id is the file's name
+  FILE.jsonl      one document per line: {\"id\": \"…\", \"text\": \"…\"}
+  -               standard input: JSON Lines if it begins with `{`, otherwise one text with the id `stdin`
+  sample:NAME     a small real corpus, fetched on first use
+
+In ids made from paths, `%XX` stands for a byte that an id cannot hold: `%`, `:`, `\\`, control characters, the
+second of two dots, white space at either end of a name. So different paths always have different ids.";
+
+/// `e2llm encode`
+#[derive(Debug, Args)]
+#[command(after_long_help = INPUT_HELP)]
+pub(crate) struct EncodeArgs {
+    /// Directory, file, .jsonl, `-` or sample:NAME (see below)
+    #[arg(required = true, value_name = "INPUT")]
+    pub(crate) inputs: Vec<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `e2llm summarize`
+#[derive(Debug, Args)]
+#[command(after_long_help = INPUT_HELP)]
+pub(crate) struct SummarizeArgs {
+    /// Directory, file, .jsonl, `-` or sample:NAME (see below)
+    #[arg(required_unless_present = "ids", conflicts_with = "ids", value_name = "INPUT")]
+    pub(crate) inputs: Vec<String>,
+    /// Documents that are already encoded
+    #[arg(long = "id", value_name = "ID", num_args = 1..)]
+    pub(crate) ids: Vec<DocId>,
+    /// What to ask for, instead of the bundle's own instruction
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) instruction: Option<String>,
+    #[command(flatten)]
+    pub(crate) generate: GenerateArgs,
+    #[command(flatten)]
+    pub(crate) context: ContextArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `e2llm ask`
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    /// The question
+    #[arg(conflicts_with = "input")]
+    pub(crate) question: Option<String>,
+    /// The documents to ask, one or several
+    #[arg(long = "id", value_name = "ID", num_args = 1.., conflicts_with = "input")]
+    pub(crate) ids: Vec<String>,
+    /// Many questions: a .jsonl of {"id": "…", "doc_ids": ["…"], "question": "…"}, or `-`
+    #[arg(long, value_name = "FILE", required_unless_present = "ids")]
+    pub(crate) input: Option<String>,
+    #[command(flatten)]
+    pub(crate) generate: GenerateArgs,
+    #[command(flatten)]
+    pub(crate) context: ContextArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+impl AskArgs {
+    /// The ids and the question. `--id a b "question"` reads as three ids, so without a question of its own
+    /// the last of several ids is the question.
+    pub(crate) fn ids_and_question(&self) -> anyhow::Result<(Vec<DocId>, String)> {
+        let mut ids = self.ids.clone();
+        let question = match &self.question {
+            Some(question) => question.clone(),
+            None if ids.len() > 1 => ids.pop().unwrap_or_default(),
+            None => anyhow::bail!("no question; write it after the ids: e2llm ask --id {} \"…?\"", ids.join(" ")),
+        };
+        if question.trim().is_empty() {
+            anyhow::bail!("the question is empty; write it after the ids");
+        }
+        let ids = ids.into_iter().map(DocId::new).collect::<Result<Vec<_>, _>>()?;
+        Ok((ids, question))
+    }
+}
+
+/// How to generate; what is not given is the bundle's default.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Generation")]
+pub(crate) struct GenerateArgs {
+    /// Most tokens to write
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: Option<u32>,
+    /// 0 is greedy
+    #[arg(long, value_name = "T", value_parser = temperature)]
+    pub(crate) temperature: Option<f32>,
+    /// Sample from the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", value_parser = probability)]
+    pub(crate) top_p: Option<f32>,
+    /// Divides the scores of tokens already written; 1 is off
+    #[arg(long, value_name = "R", value_parser = penalty)]
+    pub(crate) repetition_penalty: Option<f32>,
+    /// Makes sampling repeatable
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Stop before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+}
+
+impl GenerateArgs {
+    /// As the services take it; zero means the bundle's default.
+    pub(crate) fn to_options(&self) -> GenerateOptions {
+        GenerateOptions {
+            max_tokens: self.max_tokens.unwrap_or(0),
+            temperature: self.temperature.unwrap_or(0.0),
+            top_p: self.top_p.unwrap_or(0.0),
+            repetition_penalty: self.repetition_penalty.unwrap_or(0.0),
+            seed: self.seed.unwrap_or(0),
+            stop: self.stop.clone(),
+        }
+    }
+}
+
+/// How soft tokens and raw text share the decoder's positions.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Context")]
+pub(crate) struct ContextArgs {
+    /// Chunks to read as raw text, nearest first; 0 switches expansion off
+    #[arg(long, value_name = "M")]
+    pub(crate) expand: Option<u32>,
+    /// Most decoder positions for raw text
+    #[arg(long, value_name = "N")]
+    pub(crate) expand_positions: Option<u32>,
+    /// Most decoder positions for soft tokens and raw text together
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_positions: Option<u32>,
+}
+
+impl ContextArgs {
+    /// As the services take it.
+    pub(crate) fn to_options(&self) -> ContextOptions {
+        ContextOptions {
+            max_positions: self.max_positions,
+            expand_chunks: self.expand,
+            expand_positions: self.expand_positions,
+        }
+    }
+}
+
+/// Where the results go.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct OutputArgs {
+    /// Write JSON Lines to this file, which appears only once all of it is there
+    #[arg(long, short, value_name = "PATH")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `e2llm docs …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum DocsCommand {
+    /// List the documents of the collection
+    List {
+        /// Only ids that begin with this
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        prefix: String,
+        /// At most this many
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+    },
+    /// Show what is stored of documents
+    Show {
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<DocId>,
+    },
+    /// Delete documents
+    Delete {
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<DocId>,
+    },
+    /// The documents nearest to a text
+    Search {
+        #[arg(value_name = "TEXT")]
+        text: String,
+        /// At most this many
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+}
+
+/// `e2llm models …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// List the bundles that can be used
+    List,
+    /// Fetch a bundle's weights, so that it works offline; replaces damaged files
+    Pull {
+        /// A bundle, a model or sample:NAME [default: the bundle of --bundle]
+        name: Option<String>,
+        /// Hash all files again, not only those that changed
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Show a bundle: its parts, where their weights are, their licences
+    Show {
+        /// A bundle, a model or sample:NAME [default: the bundle of --bundle]
+        name: Option<String>,
+    },
+}
+
+/// Which services a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Role {
+    /// Chunks, encodes and stores documents
+    Encoder,
+    /// Finds records by document id
+    Index,
+    /// Answers and summarises
+    Decoder,
+    /// Plans bulk jobs
+    Coordinator,
+    /// All four at one address
+    All,
+}
+
+/// `e2llm serve …`
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Which service
+    #[arg(value_enum)]
+    pub(crate) role: Role,
+    /// Address to listen on; port 0 picks a free one
+    #[arg(long, env = "E2LLM_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7700")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// Where the index serves, for an encoder, decoder or coordinator
+    #[arg(long, env = "E2LLM_INDEX_URL", value_name = "URL")]
+    pub(crate) index_url: Option<String>,
+    /// Where the encoder serves, for a decoder
+    #[arg(long, env = "E2LLM_ENCODER_URL", value_name = "URL")]
+    pub(crate) encoder_url: Option<String>,
+    /// Where the coordinator serves, for an encoder or decoder
+    #[arg(long, env = "E2LLM_COORDINATOR_URL", value_name = "URL")]
+    pub(crate) coordinator_url: Option<String>,
+    /// Directory of the index's local view; it can be deleted while the index is stopped
+    #[arg(long, env = "E2LLM_INDEX_DIR", value_name = "DIR")]
+    pub(crate) index_dir: Option<PathBuf>,
+}
+
+/// `e2llm doctor`
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Encode documents again whose stored objects are damaged or missing
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+/// `e2llm jobs …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobsCommand {
+    /// List jobs, newest last
+    List,
+    /// Show a job's progress
+    Show {
+        #[arg(value_name = "JOB")]
+        job: String,
+        /// Print its results too, waiting until it ends
+        #[arg(long)]
+        results: bool,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Cancel a job; what it has finished stays
+    Cancel {
+        #[arg(value_name = "JOB")]
+        job: String,
+    },
+}
+
+fn number(text: &str, fits: fn(f32) -> bool, expected: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if fits(value) => Ok(value),
+        _ => Err(format!("expected {expected}")),
+    }
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text, |t| (0.0..=100.0).contains(&t), "a number from 0 to 100")
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    number(text, |p| p > 0.0 && p <= 1.0, "a number above 0, up to 1")
+}
+
+fn penalty(text: &str) -> Result<f32, String> {
+    number(text, |r| (1.0..=100.0).contains(&r), "a number from 1 to 100")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("e2llm").chain(line.iter().copied()))
+    }
+
+    fn ask(line: &[&str]) -> AskArgs {
+        match parse(line).unwrap().command {
+            Command::Ask(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ask_takes_ids_and_a_question_in_any_order() {
+        let expected = (vec!["a", "b"], "Why?");
+        for line in [
+            &["ask", "--id", "a", "b", "Why?"][..],
+            &["ask", "--id", "a", "--id", "b", "Why?"],
+            &["ask", "Why?", "--id", "a", "b"],
+        ] {
+            let (ids, question) = ask(line).ids_and_question().unwrap();
+            let ids: Vec<&str> = ids.iter().map(DocId::as_str).collect();
+            assert_eq!((ids, question.as_str()), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn ask_without_a_question_says_where_to_write_it() {
+        let error = ask(&["ask", "--id", "a"]).ids_and_question().unwrap_err().to_string();
+        assert!(error.contains("no question"), "{error}");
+        assert!(ask(&["ask", " ", "--id", "a"]).ids_and_question().is_err());
+    }
+
+    #[test]
+    fn ask_refuses_an_id_that_is_a_path() {
+        let error = ask(&["ask", "Why?", "--id", "../etc"]).ids_and_question().unwrap_err().to_string();
+        assert!(error.contains("../etc"), "{error}");
+    }
+
+    #[test]
+    fn summarize_needs_inputs_or_ids_but_not_both() {
+        assert!(parse(&["summarize"]).is_err());
+        assert!(parse(&["summarize", "docs", "--id", "a"]).is_err());
+        assert!(parse(&["summarize", "docs"]).is_ok());
+        assert!(parse(&["summarize", "--id", "a", "b"]).is_ok());
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused_with_the_range() {
+        for flags in [["--temperature", "-1"], ["--top-p", "1.5"], ["--repetition-penalty", "0.5"], ["--max-tokens", "0"]] {
+            let line = [&["summarize", "docs"][..], &flags[..]].concat();
+            assert!(parse(&line).is_err(), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_command() {
+        for line in [["--json", "--store", "s", "docs", "list"], ["docs", "list", "--json", "--store", "s"]] {
+            let cli = parse(&line).unwrap();
+            assert!(cli.global.json);
+            assert_eq!(cli.global.store.as_deref(), Some("s"));
+        }
+    }
+}

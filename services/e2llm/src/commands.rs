@@ -1,0 +1,10 @@
+//! One module per command.
+
+pub(crate) mod ask;
+mod bulk;
+pub(crate) mod docs;
+pub(crate) mod doctor;
+pub(crate) mod encode;
+pub(crate) mod jobs;
+pub(crate) mod models;
+pub(crate) mod summarize;

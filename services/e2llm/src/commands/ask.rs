@@ -1,0 +1,89 @@
+//! `e2llm ask`: one question whose answer streams, or many as a job.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use e2llm_api::v1::{AskRequest, JobKind, JobSpec, Usage, generate_event};
+use serde_json::json;
+
+use super::bulk;
+use crate::app::App;
+use crate::cli::AskArgs;
+use crate::failure::{self, warn_line};
+use crate::input;
+use crate::local::Services;
+use crate::output::{self, Output};
+use crate::render;
+
+pub(crate) async fn run(app: &App, args: AskArgs) -> Result<ExitCode> {
+    let Some(questions) = &args.input else { return one(app, &args).await };
+    let spec = JobSpec {
+        generate: Some(args.generate.to_options()),
+        context: Some(args.context.to_options()),
+        ..Default::default()
+    };
+    let parts = input::read_questions(questions.clone());
+    bulk::run(app, JobKind::Ask, spec, parts, &args.output).await
+}
+
+async fn one(app: &App, args: &AskArgs) -> Result<ExitCode> {
+    let (ids, question) = args.ids_and_question()?;
+    let mut output = Output::open(&args.output, app.settings.json)?;
+    let request = AskRequest {
+        collection: app.settings.collection.to_string(),
+        doc_ids: ids.into_iter().map(String::from).collect(),
+        question,
+        generate: Some(args.generate.to_options()),
+        context: Some(args.context.to_options()),
+    };
+    let services = app.services().await?;
+    let streamed = app.interruptible(answer(&services, request.clone(), !output.is_json())).await;
+    services.stop().await;
+    let (text, usage) = streamed??;
+    if output.is_json() {
+        let AskRequest { doc_ids, question, .. } = request;
+        let usage = render::usage_json(&usage);
+        output.json(&json!({"doc_ids": doc_ids, "question": question, "answer": text, "usage": usage}))?;
+        output.commit()?;
+    }
+    if !app.settings.quiet && !app.settings.json {
+        warn_line(&render::usage_text(&usage));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the answer to its end, and prints its pieces as they come if `live`.
+async fn answer(services: &Services, request: AskRequest, live: bool) -> Result<(String, Usage)> {
+    let failed = |status| failure::of_status(&status, services.address());
+    let mut events = services.decoder().ask(request).await.map_err(failed)?.into_inner();
+    let mut text = String::new();
+    loop {
+        // A line that was begun is ended before an error is told.
+        let event = events.message().await.inspect_err(|_| end_line(live, &text));
+        match event.map_err(failed)?.and_then(|event| event.event) {
+            Some(generate_event::Event::Text(piece)) => {
+                if live {
+                    output::print(&render::clean(&piece))?;
+                }
+                text.push_str(&piece);
+            }
+            Some(generate_event::Event::Finished(usage)) => {
+                if live {
+                    output::print("\n")?;
+                }
+                return Ok((text, usage));
+            }
+            None => {
+                end_line(live, &text);
+                bail!("the answer ended early; ask again")
+            }
+        }
+    }
+}
+
+fn end_line(live: bool, text: &str) {
+    if live && !text.is_empty() {
+        // The error that follows matters more than a terminal that went away.
+        let _ = output::print("\n");
+    }
+}

@@ -1,0 +1,213 @@
+//! Reads the inputs of bulk commands as a stream of [`Part`]s.
+//!
+//! A document is any number of [`Part::Piece`]s of at most 1 MiB, then one [`Part::Document`]. What cannot be read
+//! becomes a [`Part::Failed`] with its reason, and reading goes on: one bad file does not stop a corpus. Reading
+//! runs on its own thread behind a short queue, so memory stays flat however large the input is. What grows
+//! is 16 bytes per document, to find duplicate ids.
+//!
+//! | Module | Reads |
+//! |---|---|
+//! | [`directory`] | a tree of text and Markdown files |
+//! | [`text`] | one text, piece by piece |
+//! | [`jsonl`] | documents, one JSON object per line |
+//! | [`questions`] | questions, one JSON object per line |
+//! | [`sniff`] | the first bytes of everything, to name formats that are not text |
+
+mod directory;
+mod emitter;
+mod jsonl;
+mod lines;
+mod path_id;
+mod questions;
+mod sniff;
+mod text;
+
+use std::fs::File;
+use std::io::{self, BufReader, Cursor, Read};
+use std::path::{Path, PathBuf};
+
+use e2llm_api::v1::RowError;
+use e2llm_api::{DocId, ErrorCode};
+use tokio::sync::mpsc;
+
+pub(crate) use emitter::Stopped;
+use emitter::Emitter;
+
+/// Parts that may wait between the reading thread and the sender; bounds memory to about as many MiB.
+const QUEUE: usize = 8;
+
+/// One step of an input.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Part {
+    /// Text of the document that follows: at most 1 MiB; code points may straddle pieces.
+    Piece(Vec<u8>),
+    /// A document whose pieces came before, or that is already encoded when there were none.
+    Document {
+        /// Checked, and unique in this input.
+        id: String,
+        /// Length of the pieces together.
+        bytes: u64,
+    },
+    /// A document whose text is in the store.
+    Stored {
+        /// Its id.
+        id: String,
+        /// blake3 of its text, in hex.
+        text_hash: String,
+    },
+    /// A question to documents that are already encoded.
+    Question {
+        /// The question's own id, unique in this input.
+        id: String,
+        /// At least one.
+        doc_ids: Vec<String>,
+        /// Not blank.
+        question: String,
+    },
+    /// A row that cannot be processed. Pieces that came before it are to be dropped.
+    Failed {
+        /// The id as it was given, or file name and line where there is none.
+        id: String,
+        /// Why, and what to do.
+        error: RowError,
+    },
+}
+
+/// A source of documents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// Standard input.
+    Stdin,
+    /// A directory, a `.jsonl` or a text.
+    Path(PathBuf),
+    /// Documents that are already encoded.
+    Ids(Vec<DocId>),
+}
+
+/// Reads documents on a thread of its own. Dropping the receiver stops it.
+pub(crate) fn read_documents(inputs: Vec<Input>) -> mpsc::Receiver<Part> {
+    on_thread(move |out| inputs.iter().try_for_each(|input| read_input(input, out)))
+}
+
+/// Reads questions from a `.jsonl` file, or from standard input for `-`.
+pub(crate) fn read_questions(input: String) -> mpsc::Receiver<Part> {
+    on_thread(move |out| {
+        if input == "-" {
+            return questions::read(io::stdin().lock(), "standard input", out);
+        }
+        let shown = shown(Path::new(&input));
+        match open(Path::new(&input)) {
+            Ok((file, head)) if sniff::foreign(&head).is_none() => {
+                questions::read(BufReader::new(Cursor::new(head).chain(file)), &shown, out)
+            }
+            Ok((_, head)) => text::fail_foreign(out, &shown, &shown, &head),
+            Err(error) => fail_io(out, &shown, &shown, &error),
+        }
+    })
+}
+
+fn on_thread(read: impl FnOnce(&mut Emitter) -> Result<(), Stopped> + Send + 'static) -> mpsc::Receiver<Part> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    // A plain thread, because one that waits for standard input must not hold up the end of the process.
+    std::thread::spawn(move || {
+        let mut emitter = Emitter::new(sender);
+        // `Stopped` says that nobody listens any more: there is nobody to tell.
+        let _ = read(&mut emitter);
+    });
+    receiver
+}
+
+fn read_input(input: &Input, out: &mut Emitter) -> Result<(), Stopped> {
+    match input {
+        Input::Stdin => read_unnamed(io::stdin().lock(), "stdin", "standard input", out),
+        Input::Path(path) if path.is_dir() => directory::read(path, out),
+        Input::Path(path) => read_file(path, out),
+        Input::Ids(ids) => {
+            for id in ids {
+                match out.admit(id.as_str(), "the command line") {
+                    Ok(id) => out.document(id, 0)?,
+                    Err(error) => out.fail(id.as_str(), error)?,
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A file named on the command line. Its first bytes decide, not its extension: whoever names a file means it.
+fn read_file(path: &Path, out: &mut Emitter) -> Result<(), Stopped> {
+    let shown = shown(path);
+    let id = path_id::encode(Path::new(path.file_name().unwrap_or(path.as_os_str())));
+    let (file, head) = match open(path) {
+        Ok(opened) => opened,
+        Err(error) => return fail_io(out, &id, &shown, &error),
+    };
+    let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    if !is_regular {
+        return read_unnamed(Cursor::new(head).chain(file), &id, &shown, out);
+    }
+    let extension = sniff::Extension::of(path);
+    if extension == sniff::Extension::JsonLines {
+        if sniff::foreign(&head).is_some() {
+            return text::fail_foreign(out, &id, &shown, &head);
+        }
+        return jsonl::read(BufReader::new(Cursor::new(head).chain(file)), &shown, out);
+    }
+    if let sniff::Extension::Foreign(format) = extension {
+        return out.fail(&id, format.error(&shown));
+    }
+    text::read(Cursor::new(head).chain(file), &id, &shown, out)
+}
+
+/// Standard input or a pipe: JSON Lines if the first byte that is not blank is `{`, otherwise one text.
+fn read_unnamed(mut reader: impl Read, id: &str, shown: &str, out: &mut Emitter) -> Result<(), Stopped> {
+    let head = match read_head(&mut reader) {
+        Ok(head) => head,
+        Err(error) => return fail_io(out, id, shown, &error),
+    };
+    let content = head.strip_prefix(text::BOM).unwrap_or(&head);
+    let first = content.iter().find(|byte| !byte.is_ascii_whitespace());
+    let is_jsonl = first == Some(&b'{') && sniff::foreign(&head).is_none();
+    let reader = Cursor::new(head).chain(reader);
+    if is_jsonl { jsonl::read(BufReader::new(reader), shown, out) } else { text::read(reader, id, shown, out) }
+}
+
+fn open(path: &Path) -> io::Result<(File, Vec<u8>)> {
+    let mut file = File::open(path)?;
+    let head = read_head(&mut file)?;
+    Ok((file, head))
+}
+
+/// The first 4 KiB, or all there is: enough for every format that [`sniff`] knows.
+fn read_head(reader: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    reader.take(4096).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+fn fail_io(out: &mut Emitter, id: &str, shown: &str, error: &io::Error) -> Result<(), Stopped> {
+    out.fail(id, io_error(shown, error))
+}
+
+/// The row error of a file that cannot be read.
+fn io_error(shown: &str, error: &io::Error) -> RowError {
+    let (code, problem) = match error.kind() {
+        io::ErrorKind::NotFound => (ErrorCode::NotFound, "there is no such file or directory; check the path".into()),
+        io::ErrorKind::PermissionDenied => (ErrorCode::Unreadable, "permission denied; make it readable".into()),
+        io::ErrorKind::IsADirectory => (ErrorCode::Unreadable, "it is a directory; name a file in it".into()),
+        _ => (ErrorCode::Unreadable, format!("it cannot be read ({error}); check the disk or the link")),
+    };
+    e2llm_api::row_error(code, format!("{shown}: {problem}"))
+}
+
+/// A path for a one-line message: control characters are escaped.
+fn shown(path: &Path) -> String {
+    let mut out = String::new();
+    for c in path.display().to_string().chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+use e2llm_api::v1::{GetJobRequest, JobKind};
+use e2llm_api::{ErrorCode, row_error};
+use e2llm_coordinator::{CoordinatorOptions, CoordinatorService};
+use e2llm_runtime::{ServerBuilder, ServerOptions, in_process};
+use e2llm_store::Store;
+
+use super::*;
+use crate::cli::OutputArgs;
+use crate::output::Output;
+
+fn failed(id: &str) -> Part {
+    Part::Failed { id: id.into(), error: row_error(ErrorCode::EmptyDocument, "empty") }
+}
+
+async fn look_ahead(parts: Vec<Part>) -> Rows {
+    let (sender, receiver) = mpsc::channel(parts.len() + 1);
+    for part in parts {
+        sender.send(part).await.unwrap();
+    }
+    drop(sender);
+    Rows::look_ahead(receiver).await
+}
+
+#[tokio::test]
+async fn an_input_of_errors_alone_needs_no_services() {
+    let failures = look_ahead(vec![failed("a"), failed("b")]).await.only_failures().unwrap();
+    let rows: Vec<(u64, &str)> = failures.iter().map(|row| (row.number, row.id.as_str())).collect();
+    assert_eq!(rows, [(0, "a"), (1, "b")]);
+    assert_eq!(look_ahead(vec![]).await.only_failures().unwrap(), []);
+}
+
+#[tokio::test]
+async fn looking_ahead_loses_and_reorders_nothing() {
+    let document = Part::Document { id: "b".into(), bytes: 4 };
+    let parts = vec![failed("a"), Part::Piece(b"text".to_vec()), document, failed("c")];
+    let rows = look_ahead(parts.clone()).await;
+    assert!(rows.only_failures().is_none());
+    let sent: Vec<Message> = rows.into_requests(JobSpec::default()).map(|request| request.part.unwrap()).collect().await;
+    let expected = std::iter::once(Message::Spec(JobSpec::default())).chain(parts.into_iter().map(message));
+    assert_eq!(sent, expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn rows_that_never_came_back_are_an_error() {
+    assert!(check_complete("j", Some(3), 3).is_ok());
+    assert!(check_complete("j", None, 3).is_ok());
+    let error = check_complete("j", Some(3), 2).unwrap_err().to_string();
+    assert!(error.contains("2 of 3 rows"), "{error}");
+}
+
+/// A coordinator without workers, on a store in memory.
+async fn coordinator() -> (Services, Shutdown) {
+    let (dialer, listener) = in_process();
+    let shutdown = Shutdown::new();
+    let store = Store::open("memory://").await.unwrap();
+    let service = CoordinatorService::open(store, CoordinatorOptions::default(), shutdown.clone()).await.unwrap();
+    let server = ServerBuilder::new(ServerOptions::default()).coordinator(service);
+    tokio::spawn(server.serve_in_process(listener, shutdown.clone()));
+    (Services::behind(|| dialer.endpoint()), shutdown)
+}
+
+fn spec() -> JobSpec {
+    JobSpec { kind: JobKind::Encode.into(), job_id: new_id(), ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_come_back_from_the_coordinator_in_input_order() {
+    let (services, _server) = coordinator().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.jsonl");
+    let output = Output::open(&OutputArgs { output: Some(path.clone()) }, false).unwrap();
+    let mut view = View::new(JobKind::Encode, output, true);
+    let ids: Vec<String> = (0..600).map(|number| format!("row {number}")).collect();
+    let rows = look_ahead(ids.iter().map(|id| failed(id)).collect()).await;
+    run(&services, spec(), rows, &mut view, &Shutdown::new()).await.unwrap();
+    assert_eq!((view.tally().rows, view.tally().failed), (600, 600));
+    view.finish(true).unwrap();
+    let lines = std::fs::read_to_string(path).unwrap();
+    let found = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].clone());
+    assert!(found.eq(ids));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_job_is_cancelled() {
+    let (services, _server) = coordinator().await;
+    let (interrupt, spec) = (Shutdown::new(), spec());
+    let job_id = spec.job_id.clone();
+    let document = Part::Document { id: "a".into(), bytes: 4 };
+    let rows = look_ahead(vec![Part::Piece(b"text".to_vec()), document]).await;
+    let mut view = View::new(JobKind::Encode, Output::Silent, true);
+    let after = interrupt.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        after.request();
+    });
+    let error = run(&services, spec, rows, &mut view, &interrupt).await.unwrap_err();
+    assert!(error.is::<Interrupted>(), "{error}");
+    let status = services.coordinator().get_job(GetJobRequest { job_id }).await.unwrap().into_inner();
+    assert_eq!(status.state, "cancelled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_not_there_is_named() {
+    let services = Services::connect("http://127.0.0.1:9").unwrap();
+    let rows = look_ahead(vec![Part::Document { id: "a".into(), bytes: 0 }]).await;
+    let mut view = View::new(JobKind::Encode, Output::Silent, true);
+    let error = run(&services, spec(), rows, &mut view, &Shutdown::new()).await.unwrap_err().to_string();
+    assert!(error.contains("http://127.0.0.1:9") && error.contains("--server"), "{error}");
+}

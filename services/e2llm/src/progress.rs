@@ -1,0 +1,213 @@
+//! Progress of a job on standard error: a bar on a terminal, a plain line now and then elsewhere.
+
+use std::collections::VecDeque;
+use std::io::{IsTerminal, stderr};
+use std::time::{Duration, Instant};
+
+use e2llm_api::v1::JobStatus;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::failure::warn_line;
+use crate::render::{count, duration};
+
+/// How often a plain line is written.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Rates are means over this long, so that they follow what happens now.
+const RATE_WINDOW: Duration = Duration::from_secs(20);
+
+/// Progress of one job.
+pub(crate) struct Progress {
+    label: &'static str,
+    started: Instant,
+    display: Display,
+    meter: Meter,
+}
+
+enum Display {
+    Bar(ProgressBar),
+    Lines { next: Duration },
+    Hidden,
+}
+
+impl Progress {
+    /// `label` names the work, such as `summarize`.
+    pub(crate) fn start(label: &'static str, quiet: bool) -> Self {
+        let display = match (quiet, stderr().is_terminal()) {
+            (true, _) => Display::Hidden,
+            (false, true) => Display::Bar(bar(label)),
+            (false, false) => Display::Lines { next: LINE_EVERY },
+        };
+        Self { label, started: Instant::now(), display, meter: Meter::default() }
+    }
+
+    /// Takes the job's newest counts.
+    pub(crate) fn update(&mut self, status: &JobStatus) {
+        self.meter.push(self.started.elapsed(), status);
+        self.tick();
+    }
+
+    /// No more rows will come: from now on the end can be estimated.
+    pub(crate) fn all_rows_are_known(&mut self, rows: u64) {
+        self.meter.total = Some(rows);
+    }
+
+    /// Shows the counts as they are now.
+    pub(crate) fn tick(&mut self) {
+        let elapsed = self.started.elapsed();
+        match &mut self.display {
+            Display::Bar(bar) => {
+                bar.set_length(self.meter.total.unwrap_or(self.meter.latest.rows).max(1));
+                bar.set_position(self.meter.latest.rows_done);
+                bar.set_message(self.meter.line(elapsed));
+            }
+            Display::Lines { next } if elapsed >= *next => {
+                *next = elapsed + LINE_EVERY;
+                warn_line(&format!("{}: {}", self.label, self.meter.line(elapsed)));
+            }
+            Display::Lines { .. } | Display::Hidden => {}
+        }
+    }
+
+    /// Runs `write` while the bar is off the screen.
+    pub(crate) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        match &self.display {
+            Display::Bar(bar) => bar.suspend(write),
+            Display::Lines { .. } | Display::Hidden => write(),
+        }
+    }
+
+    /// Time since the start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+impl Drop for Progress {
+    // An error message must not land in the middle of a bar.
+    fn drop(&mut self) {
+        if let Display::Bar(bar) = &self.display {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar(label: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} [{bar:24}] {wide_msg}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(1).with_style(style.progress_chars("=> ")).with_prefix(label);
+    bar.enable_steady_tick(Duration::from_millis(250));
+    bar
+}
+
+/// The counts of a job and how fast they grow.
+#[derive(Debug, Default)]
+struct Meter {
+    latest: JobStatus,
+    /// Rows in all, once known.
+    total: Option<u64>,
+    /// Counts of the last [`RATE_WINDOW`], oldest first.
+    samples: VecDeque<Sample>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    at: Duration,
+    read: u64,
+    written: u64,
+}
+
+impl Meter {
+    fn push(&mut self, at: Duration, status: &JobStatus) {
+        let sample = Sample { at, read: status.source_tokens, written: status.generated_tokens };
+        self.samples.push_back(sample);
+        while self.samples.get(1).is_some_and(|next| at.saturating_sub(next.at) >= RATE_WINDOW) {
+            self.samples.pop_front();
+        }
+        self.latest = status.clone();
+    }
+
+    /// Growth of a count per second, from the oldest sample until `now`.
+    fn rate(&self, now: Duration, of: fn(&Sample) -> u64) -> f64 {
+        let (Some(first), Some(last)) = (self.samples.front(), self.samples.back()) else { return 0.0 };
+        let seconds = now.saturating_sub(first.at).as_secs_f64();
+        if seconds < 0.5 { 0.0 } else { of(last).saturating_sub(of(first)) as f64 / seconds }
+    }
+
+    /// Such as `12/49 documents, 5,200 tokens/s read, 31 tokens/s written, 1 min 20 s left, 1 error`.
+    fn line(&self, now: Duration) -> String {
+        let status = &self.latest;
+        let total = match self.total {
+            Some(total) => count(total),
+            None => format!("{}+", count(status.rows)),
+        };
+        let mut line = format!("{}/{total} documents", count(status.rows_done));
+        for (rate, name) in [(self.rate(now, |s| s.read), "read"), (self.rate(now, |s| s.written), "written")] {
+            if rate >= 0.5 {
+                line.push_str(&format!(", {} tokens/s {name}", count(rate.round() as u64)));
+            }
+        }
+        if let Some(seconds) = self.seconds_left(now) {
+            line.push_str(&format!(", {} left", duration(seconds)));
+        }
+        match status.rows_failed {
+            0 => {}
+            1 => line.push_str(", 1 error"),
+            errors => line.push_str(&format!(", {} errors", count(errors))),
+        }
+        line
+    }
+
+    /// By the mean rate since the start, for documents differ in length.
+    fn seconds_left(&self, now: Duration) -> Option<u64> {
+        let done = self.latest.rows_done;
+        let left = self.total?.checked_sub(done).filter(|left| *left > 0)?;
+        (done > 0).then(|| (now.as_secs_f64() * left as f64 / done as f64).ceil() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(rows: u64, rows_done: u64, source_tokens: u64, generated_tokens: u64) -> JobStatus {
+        JobStatus { rows, rows_done, source_tokens, generated_tokens, ..Default::default() }
+    }
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_line_tells_counts_rates_and_time_left() {
+        let mut meter = Meter { total: Some(40), ..Default::default() };
+        meter.push(seconds(0), &status(40, 0, 0, 0));
+        meter.push(seconds(10), &JobStatus { rows_failed: 1, ..status(40, 10, 52_000, 310) });
+        let line = meter.line(seconds(10));
+        assert_eq!(line, "10/40 documents, 5,200 tokens/s read, 31 tokens/s written, 30 s left, 1 error");
+    }
+
+    #[test]
+    fn no_end_is_promised_while_rows_still_arrive() {
+        let mut meter = Meter::default();
+        meter.push(seconds(0), &status(3, 0, 0, 0));
+        meter.push(seconds(5), &status(8, 2, 0, 0));
+        assert_eq!(meter.line(seconds(5)), "2/8+ documents");
+    }
+
+    #[test]
+    fn rates_forget_what_is_long_past() {
+        let mut meter = Meter { total: Some(100), ..Default::default() };
+        for second in 0..=100 {
+            let read = if second < 50 { second * 1000 } else { 50_000 + (second - 50) * 10 };
+            meter.push(seconds(second), &status(100, second, read, 0));
+        }
+        let rate = meter.rate(seconds(100), |sample| sample.read);
+        assert!((9.0..11.0).contains(&rate), "{rate}");
+        assert!(meter.samples.len() <= 22);
+    }
+
+    #[test]
+    fn nothing_done_yet_is_no_division_by_zero() {
+        assert_eq!(Meter::default().line(seconds(0)), "0/0+ documents");
+    }
+}

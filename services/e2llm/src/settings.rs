@@ -1,0 +1,94 @@
+//! The global flags with their defaults resolved.
+
+use std::env;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use e2llm_api::Collection;
+use e2llm_store::Store;
+use e2llm_weights::{Catalogue, Fetcher, Progress};
+
+use crate::cli::GlobalArgs;
+
+/// What every command needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Print JSON, one object per line.
+    pub(crate) json: bool,
+    /// Running services to use, instead of our own.
+    pub(crate) server: Option<String>,
+    /// Store URL or directory.
+    pub(crate) store: String,
+    /// Set of documents to work with.
+    pub(crate) collection: Collection,
+    /// Directory for weights and sample texts; `None` is the user's cache directory.
+    pub(crate) cache: Option<PathBuf>,
+    /// Bundle name or directory; `None` is the default bundle.
+    pub(crate) bundle: Option<String>,
+    /// No progress.
+    pub(crate) quiet: bool,
+}
+
+impl Settings {
+    /// Directory of the index's view of a store, which can be deleted while nothing runs: inside a local store, and
+    /// for others in the user's data directory under the store's id.
+    pub(crate) fn index_dir(&self, store: &Store) -> Result<PathBuf> {
+        match store.directory() {
+            Some(directory) => Ok(directory.join("view")),
+            None => Ok(data_directory()?.join("views").join(store.id())),
+        }
+    }
+
+    /// Fetches weights and sample texts into the cache. Its methods block.
+    pub(crate) fn fetcher(&self) -> Result<Fetcher> {
+        let progress = if self.quiet { Progress::Hidden } else { Progress::Auto };
+        Ok(Fetcher::new(Catalogue::builtin()?, self.cache.as_deref())?.with_progress(progress))
+    }
+
+    /// Fills in the defaults from the environment; fails where there is no home directory and nothing was given.
+    pub(crate) fn resolve(args: GlobalArgs) -> Result<Self> {
+        let store = match args.store {
+            Some(store) => store,
+            None => data_directory()?.join("store").display().to_string(),
+        };
+        Ok(Self {
+            json: args.json,
+            server: args.server,
+            store,
+            collection: args.collection,
+            cache: args.cache,
+            bundle: args.bundle,
+            quiet: args.quiet,
+        })
+    }
+}
+
+/// `$XDG_DATA_HOME/e2llm`, or `~/.local/share/e2llm`.
+fn data_directory() -> Result<PathBuf> {
+    let variable = |name| env::var_os(name).map(PathBuf::from);
+    let found = data_directory_from(variable("XDG_DATA_HOME"), variable("HOME"));
+    found.context("neither XDG_DATA_HOME nor HOME is set; give --store")
+}
+
+fn data_directory_from(data_home: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+    // The XDG base directory specification says that relative paths are to be ignored.
+    let absolute = |path: &PathBuf| path.is_absolute();
+    let in_home = || home.filter(absolute).map(|home| home.join(".local/share"));
+    data_home.filter(absolute).or_else(in_home).map(|base| base.join("e2llm"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_below_the_users_data_directory() {
+        let data = || Some(PathBuf::from("/data"));
+        let home = || Some(PathBuf::from("/home/u"));
+        let in_home = Some(PathBuf::from("/home/u/.local/share/e2llm"));
+        assert_eq!(data_directory_from(data(), home()), Some(PathBuf::from("/data/e2llm")));
+        assert_eq!(data_directory_from(None, home()), in_home);
+        assert_eq!(data_directory_from(Some("relative".into()), home()), in_home);
+        assert_eq!(data_directory_from(None, None), None);
+    }
+}

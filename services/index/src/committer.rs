@@ -1,0 +1,189 @@
+//! The one task that writes: group commit, snapshots, and whatever needs the view to itself.
+
+mod admin;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use e2llm_store::manifest::{Append, Change, Manifest, ManifestLog};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tracing::debug;
+
+use crate::IndexError;
+use crate::dir::IndexDir;
+use crate::doc_index::RecordKey;
+use crate::live::{Live, blocking};
+use crate::shared::Shared;
+
+pub(crate) use admin::{Admin, SinceSnapshot};
+
+/// Most changes in one manifest of several requests. One request is never split.
+const GROUP_CHANGES: usize = 4096;
+
+/// Bytes of records at which a group is closed.
+const GROUP_BYTES: usize = 8 << 20;
+
+/// Who asked the index to close, and how it went.
+type Closed = (Reply<()>, Result<(), IndexError>);
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, IndexError>>;
+
+/// What callers send to the committer.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Write(Write),
+    Admin(Admin),
+}
+
+/// Changes that become durable together, and who waits for them.
+#[derive(Debug)]
+pub(crate) struct Write {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) bytes: usize,
+    pub(crate) reply: Reply<Written>,
+    pub(crate) _admitted: OwnedSemaphorePermit,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) manifest: u64,
+    /// For each delete, in order, the records it removed.
+    pub(crate) removed: Vec<Vec<RecordKey>>,
+}
+
+/// Owns the log's end. Requests that arrive while a manifest is being written form the next group.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    log: ManifestLog,
+    dir: Arc<IndexDir>,
+    shared: Arc<Shared>,
+    requests: mpsc::Receiver<Request>,
+    /// Met while gathering a group, to be handled after it.
+    stashed: Option<Request>,
+    since_snapshot: SinceSnapshot,
+}
+
+impl Committer {
+    pub(crate) fn new(
+        log: ManifestLog,
+        dir: Arc<IndexDir>,
+        shared: Arc<Shared>,
+        requests: mpsc::Receiver<Request>,
+        since_snapshot: SinceSnapshot,
+    ) -> Self {
+        Self { log, dir, shared, requests, stashed: None, since_snapshot }
+    }
+
+    /// Serves requests until the last sender is gone or the index is closed.
+    pub(crate) async fn run(mut self) {
+        while let Some(request) = self.next().await {
+            match request {
+                Request::Write(first) => {
+                    let group = self.gather(first);
+                    self.commit(group).await;
+                    self.snapshot_if_due().await;
+                }
+                Request::Admin(admin) => {
+                    if let ControlFlow::Break(closed) = self.administer(admin).await {
+                        return self.end(closed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Unlocks the directory, then says so.
+    fn end(self, (reply, outcome): Closed) {
+        drop(self);
+        drop(reply.send(outcome));
+    }
+
+    async fn next(&mut self) -> Option<Request> {
+        match self.stashed.take() {
+            Some(request) => Some(request),
+            None => self.requests.recv().await,
+        }
+    }
+
+    /// All writes that wait already, up to a bounded size.
+    fn gather(&mut self, first: Write) -> Vec<Write> {
+        let (mut changes, mut bytes) = (first.changes.len(), first.bytes);
+        let mut group = vec![first];
+        while changes < GROUP_CHANGES && bytes < GROUP_BYTES {
+            match self.requests.try_recv() {
+                Ok(Request::Write(write)) => {
+                    changes += write.changes.len();
+                    bytes += write.bytes;
+                    group.push(write);
+                }
+                Ok(other) => {
+                    self.stashed = Some(other);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        group
+    }
+
+    /// Makes a group durable as one manifest, applies it, and only then answers.
+    async fn commit(&mut self, mut group: Vec<Write>) {
+        let deletes: Vec<usize> = group.iter().map(|write| count_deletes(&write.changes)).collect();
+        let changes: Vec<Change> = group.iter_mut().flat_map(|write| std::mem::take(&mut write.changes)).collect();
+        let mut outcome = self.write(&changes).await;
+        for (write, deletes) in group.into_iter().zip(deletes) {
+            let answer = match &mut outcome {
+                Ok(written) => {
+                    Ok(Written { manifest: written.manifest, removed: written.removed.drain(..deletes).collect() })
+                }
+                Err(error) => Err(error.clone()),
+            };
+            // whoever stopped waiting has its records committed all the same
+            drop(write.reply.send(answer));
+        }
+    }
+
+    async fn write(&mut self, changes: &[Change]) -> Result<Written, IndexError> {
+        let live = self.live().await?;
+        loop {
+            match self.log.append(live.position(), changes).await? {
+                Append::Mine(manifest) => return self.apply(&live, manifest).await,
+                Append::Theirs(manifest) => {
+                    debug!(manifest = manifest.position.number, "another writer was first");
+                    self.apply(&live, manifest).await?;
+                }
+            }
+        }
+    }
+
+    async fn apply(&mut self, live: &Arc<Live>, manifest: Manifest) -> Result<Written, IndexError> {
+        self.since_snapshot.count(manifest.bytes);
+        let (live, number) = (live.clone(), manifest.position.number);
+        let applied = blocking(move || {
+            let effects = live.apply(&manifest)?;
+            live.flush().map(|()| effects)
+        });
+        match applied.await {
+            Ok(effects) => Ok(Written { manifest: number, removed: effects.removed }),
+            Err(error) => {
+                // the log is ahead of the view now: whoever comes next opens the view again
+                self.shared.suspect();
+                Err(error)
+            }
+        }
+    }
+
+    /// The view; opened again if it failed or could not be opened before.
+    async fn live(&mut self) -> Result<Arc<Live>, IndexError> {
+        let failed = self.shared.take_suspicion();
+        match self.shared.live() {
+            Ok(live) if !failed => Ok(live),
+            _ => self.reopen().await,
+        }
+    }
+}
+
+fn count_deletes(changes: &[Change]) -> usize {
+    changes.iter().filter(|change| matches!(change, Change::Delete { .. })).count()
+}

@@ -1,0 +1,187 @@
+//! The index as a library: open, close, look after.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use e2llm_api::v1::DocRecord;
+use e2llm_store::Store;
+use e2llm_store::manifest::{Change, ManifestLog};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::IndexError;
+use crate::committer::{Admin, Committer, Reply, Request, SinceSnapshot, Write, Written};
+use crate::dir::IndexDir;
+use crate::doctor::{self, Finding, FindingKind, References};
+use crate::live::{Live, blocking};
+use crate::opening::{Extent, open_view};
+use crate::shared::Shared;
+
+/// The shard of stores that have one index.
+pub const DEFAULT_SHARD: &str = "main";
+
+/// Requests that may wait for the committer, whatever their size.
+const WAITING_REQUESTS: usize = 4096;
+
+/// The index of one shard of one store. Clones answer from the same view.
+///
+/// Reads are answered from sled; writes go through one committer task that makes them durable in groups. All
+/// calls may be cancelled: a write that was handed over becomes durable all the same.
+#[derive(Debug, Clone)]
+pub struct IndexService {
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request>,
+    log: ManifestLog,
+}
+
+/// Settings with defaults for production.
+#[derive(Debug, Clone, Copy)]
+pub struct IndexOptions {
+    /// Manifests after which a snapshot is written.
+    pub snapshot_every: u64,
+}
+
+impl Default for IndexOptions {
+    fn default() -> Self {
+        Self { snapshot_every: 256 }
+    }
+}
+
+impl IndexService {
+    /// Opens the index of `shard` in `store` with its view in `dir`, which is created, brought up to date or
+    /// rebuilt from the manifests as need be.
+    ///
+    /// # Errors
+    /// [`IndexError::InUse`] if another process has `dir` open; damage of the log that is needed, by object name;
+    /// an unreachable store; an unusable directory.
+    pub async fn open(store: Store, dir: &Path, shard: &str) -> Result<Self, IndexError> {
+        Self::open_with(store, dir, shard, IndexOptions::default()).await
+    }
+
+    /// [`open`](Self::open) with other settings.
+    pub async fn open_with(store: Store, dir: &Path, shard: &str, options: IndexOptions) -> Result<Self, IndexError> {
+        let log = ManifestLog::new(store, shard)?;
+        let dir = dir.to_owned();
+        let dir = Arc::new(blocking(move || IndexDir::acquire(&dir)).await?);
+        let extent = Extent::of(&log).await?;
+        let shared = Arc::new(Shared::new(open_view(&log, &dir, &extent).await?));
+        let (requests, waiting) = mpsc::channel(WAITING_REQUESTS);
+        let since_snapshot = SinceSnapshot::new(options.snapshot_every, extent.uncovered());
+        let committer = Committer::new(log.clone(), dir, shared.clone(), waiting, since_snapshot);
+        tokio::spawn(committer.run());
+        Ok(Self { shared, requests, log })
+    }
+
+    /// Finishes waiting writes, closes the view and unlocks the directory. Later calls fail as retriable.
+    pub async fn close(&self) -> Result<(), IndexError> {
+        self.administer(Admin::Close).await
+    }
+
+    /// Applies what other writers appended to the log; the number of the last manifest applied.
+    pub async fn refresh(&self) -> Result<u64, IndexError> {
+        self.administer(Admin::Refresh).await
+    }
+
+    /// Writes a snapshot of the present records; the number of the manifest it reaches.
+    pub async fn snapshot(&self) -> Result<u64, IndexError> {
+        self.administer(Admin::Snapshot).await
+    }
+
+    /// Reads the whole log and compares the view with it. Writes wait meanwhile.
+    pub async fn verify(&self) -> Result<Vec<Finding>, IndexError> {
+        self.administer(Admin::Verify).await
+    }
+
+    /// Sets the view aside and makes a new one from the log; the number of the last manifest applied.
+    ///
+    /// # Errors
+    /// The log is damaged, by object name: the view stays as it is.
+    pub async fn rebuild(&self) -> Result<u64, IndexError> {
+        self.administer(Admin::Rebuild).await
+    }
+
+    /// Does for each finding what helps, and returns those that nothing here can help.
+    pub async fn repair(&self, findings: &[Finding]) -> Result<Vec<Finding>, IndexError> {
+        let has = |kind| findings.iter().any(|finding| finding.kind == kind);
+        for finding in findings.iter().filter(|finding| finding.kind == FindingKind::Snapshot) {
+            self.log.store().quarantine(&finding.name).await?;
+            let number = finding.name.rsplit('/').nth(1).and_then(|number| number.parse().ok());
+            self.log.delete_snapshot(number.unwrap_or_default()).await?;
+        }
+        if has(FindingKind::Record) {
+            self.rebuild().await?;
+        }
+        if has(FindingKind::ManifestAtRisk) {
+            self.snapshot().await?;
+        }
+        let hopeless = findings.iter().filter(|finding| finding.kind == FindingKind::ManifestLost);
+        Ok(hopeless.cloned().collect())
+    }
+
+    /// The blobs and texts that live records refer to.
+    pub async fn referenced(&self) -> Result<References, IndexError> {
+        self.read(doctor::referenced).await
+    }
+
+    /// Number of the last manifest applied.
+    pub fn applied_manifest(&self) -> Result<u64, IndexError> {
+        Ok(self.shared.live()?.position().number)
+    }
+
+    /// Answers from the view, off the async threads.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Live) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, IndexError> {
+        let answer = match self.shared.live() {
+            Ok(live) => blocking(move || work(&live)).await,
+            Err(error) => Err(error),
+        };
+        match &answer {
+            Err(IndexError::View(_)) => {
+                self.shared.suspect();
+                self.ask_reopen();
+            }
+            Err(IndexError::Down(_)) => self.ask_reopen(),
+            _ => {}
+        }
+        answer
+    }
+
+    fn ask_reopen(&self) {
+        let asked = self.shared.ask_reopen();
+        if asked && self.requests.try_send(Request::Admin(Admin::Reopen)).is_err() {
+            self.shared.reopen_begins();
+        }
+    }
+
+    /// Makes changes durable and applies them. `bytes` is their approximate size.
+    pub(crate) async fn write(&self, changes: Vec<Change>, bytes: usize) -> Result<Written, IndexError> {
+        if changes.is_empty() {
+            return Ok(Written { manifest: self.applied_manifest()?, removed: Vec::new() });
+        }
+        let _admitted = self.shared.admit(bytes)?;
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Write(Write { changes, bytes, reply, _admitted }), answer).await
+    }
+
+    /// Puts records as they are: for tests and tools. Services go through `Commit`, which checks them.
+    pub(crate) async fn put(&self, records: Vec<DocRecord>) -> Result<Written, IndexError> {
+        let bytes = records.iter().map(prost::Message::encoded_len).sum();
+        self.write(records.into_iter().map(Change::Put).collect(), bytes).await
+    }
+
+    async fn administer<T>(&self, make: impl FnOnce(Reply<T>) -> Admin) -> Result<T, IndexError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Admin(make(reply)), answer).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: Request,
+        answer: oneshot::Receiver<Result<T, IndexError>>,
+    ) -> Result<T, IndexError> {
+        const CLOSED: IndexError = IndexError::Down("closed");
+        self.requests.send(request).await.map_err(|_| CLOSED)?;
+        answer.await.map_err(|_| CLOSED)?
+    }
+}

@@ -1,0 +1,9 @@
+//! The index over real sled directories and real stores: what it promises when things go wrong.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod child;
+mod damage;
+mod log_damage;
+mod rpc;
+mod support;
+mod writers;

@@ -1,0 +1,140 @@
+//! A bundle: what turns two pretrained models into one system. Adapter, decoder LoRA, chunker settings and defaults.
+//!
+//! A bundle directory holds `bundle.json` ([`BundleConfig`]), `adapter.safetensors` and, when the decoder was trained,
+//! `lora.safetensors`, both f16.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::adapter::{Adapter, AdapterConfig};
+use crate::error::{ModelError, Result};
+
+/// Largest adapter or LoRA file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 30;
+
+/// `bundle.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleConfig {
+    /// Its name.
+    pub name: String,
+    /// Encoder weights: catalogue name, directory or hub id.
+    pub encoder: String,
+    /// Decoder weights: catalogue name, directory or hub id.
+    pub decoder: String,
+    /// Most word pieces per chunk.
+    pub chunk_tokens: usize,
+    /// The adapter's shape.
+    pub adapter: AdapterConfig,
+    /// The LoRA's shape; none when the decoder was left alone.
+    pub lora: Option<LoraConfig>,
+    /// What requests get that do not say otherwise.
+    pub defaults: Defaults,
+}
+
+/// Shape of a LoRA on all linears of the decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rank.
+    pub rank: usize,
+    /// alpha / rank.
+    pub scale: f64,
+}
+
+/// Defaults of requests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Defaults {
+    /// Decoder positions for soft tokens and expanded text of one window.
+    pub max_positions: usize,
+    /// Chunks inserted as raw text.
+    pub expand_chunks: usize,
+    /// Decoder positions for raw text.
+    pub expand_positions: usize,
+    /// Most tokens of an answer.
+    pub answer_tokens: usize,
+    /// Most tokens of a summary.
+    pub summary_tokens: usize,
+    /// Penalty on tokens already written; 1 is off.
+    pub repetition_penalty: f32,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            max_positions: 2_048,
+            expand_chunks: 6,
+            expand_positions: 768,
+            answer_tokens: 128,
+            summary_tokens: 128,
+            repetition_penalty: 1.1,
+        }
+    }
+}
+
+/// A bundle's files in memory.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// `bundle.json`.
+    pub config: BundleConfig,
+    adapter: Vec<u8>,
+    lora: Option<Vec<u8>>,
+}
+
+impl Bundle {
+    /// Parses the configuration and keeps the tensors' bytes; checks that there is a LoRA file exactly when one is configured.
+    pub fn new(config: &str, adapter: Vec<u8>, lora: Option<Vec<u8>>) -> Result<Self> {
+        let config: BundleConfig =
+            serde_json::from_str(config).map_err(|e| ModelError::Config { problem: format!("bundle.json: {e}") })?;
+        if config.lora.is_some() != lora.is_some() {
+            let problem = "bundle.json and lora.safetensors disagree on whether there is a LoRA".to_owned();
+            return Err(ModelError::Config { problem });
+        }
+        Ok(Self { config, adapter, lora })
+    }
+
+    /// Reads a bundle directory.
+    pub fn read(directory: &Path) -> Result<Self> {
+        let read = |name: &str| -> Result<Vec<u8>> {
+            let path = directory.join(name);
+            let length = std::fs::metadata(&path).map_err(ModelError::io(&path))?.len();
+            if length > MAX_FILE {
+                return Err(ModelError::BadWeights { path, problem: format!("{length} bytes are too many for a bundle") });
+            }
+            std::fs::read(&path).map_err(ModelError::io(&path))
+        };
+        let config = String::from_utf8(read("bundle.json")?).map_err(|e| ModelError::Config { problem: format!("bundle.json: {e}") })?;
+        let lora = directory.join("lora.safetensors").exists().then(|| read("lora.safetensors")).transpose()?;
+        Self::new(&config, read("adapter.safetensors")?, lora)
+    }
+
+    /// Identity of everything that shapes soft tokens and answers: configuration, tensors, and both base weights.
+    pub fn fingerprint(&self, encoder_sha256: &str, decoder_sha256: &str) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let config = serde_json::json!([self.config.chunk_tokens, self.config.adapter, self.config.lora]).to_string();
+        for part in [config.as_bytes(), &self.adapter, self.lora.as_deref().unwrap_or_default(), encoder_sha256.as_bytes(), decoder_sha256.as_bytes()] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
+    /// The adapter with its parameters as f32.
+    pub fn adapter(&self, device: &Device) -> Result<Adapter> {
+        Adapter::new(self.config.adapter.clone(), tensors(&self.adapter, device)?, device)
+    }
+
+    /// The LoRA's parameters as f32; empty without LoRA.
+    pub fn lora(&self, device: &Device) -> Result<HashMap<String, Tensor>> {
+        self.lora.as_deref().map_or(Ok(HashMap::new()), |bytes| tensors(bytes, device))
+    }
+}
+
+fn tensors(bytes: &[u8], device: &Device) -> Result<HashMap<String, Tensor>> {
+    let tensors = candle_core::safetensors::load_buffer(bytes, device)?;
+    tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.to_dtype(DType::F32)?))).collect()
+}

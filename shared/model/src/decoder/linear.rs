@@ -1,0 +1,104 @@
+//! A linear layer over a frozen base weight, dense or quantised, with an optional LoRA beside it.
+
+use std::sync::Arc;
+
+use candle_core::quantized::{QMatMul, QTensor};
+use candle_core::{Device, Module, Tensor};
+
+use crate::error::Result;
+use crate::ops::frozen_linear;
+
+/// From this many rows on, expanding a quantised weight once and using f32 GEMM beats quantised dot products.
+const GEMM_ROWS: usize = 16;
+
+/// A frozen matrix `[out, in]`.
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// f32 values.
+    Dense(Tensor),
+    /// Blocks as they stand in the GGUF file; expanded to f32 for the length of one prefill product only.
+    Quantized(Arc<QTensor>),
+}
+
+impl Weight {
+    /// `[out, in]`.
+    pub fn dims(&self) -> Result<(usize, usize)> {
+        Ok(match self {
+            Weight::Dense(t) => t.dims2()?,
+            Weight::Quantized(t) => t.shape().dims2()?,
+        })
+    }
+
+    /// The same weight as f32 values.
+    pub fn to_dense(&self, device: &Device) -> Result<Tensor> {
+        Ok(match self {
+            Weight::Dense(t) => t.clone(),
+            Weight::Quantized(t) => t.dequantize(device)?,
+        })
+    }
+
+    /// `x · weightᵀ`. x `[rows, in]`, f32.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Weight::Dense(weight) => frozen_linear(x, weight)?,
+            Weight::Quantized(weight) if x.dim(0)? >= GEMM_ROWS => frozen_linear(x, &weight.dequantize(x.device())?)?,
+            Weight::Quantized(weight) => QMatMul::QTensor(weight.clone()).forward(x)?,
+        })
+    }
+
+    /// Rows `ids` as f32 `[ids, in]`.
+    pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Weight::Dense(weight) => weight.index_select(ids, 0)?,
+            Weight::Quantized(weight) => QMatMul::QTensor(weight.clone()).embedding(ids)?,
+        })
+    }
+}
+
+/// Low-rank update `scale · B·A` of a frozen weight (LoRA).
+#[derive(Debug, Clone)]
+pub struct Lora {
+    /// `[rank, in]`, f32.
+    pub a: Tensor,
+    /// `[out, rank]`, f32.
+    pub b: Tensor,
+    /// alpha / rank.
+    pub scale: f64,
+}
+
+impl Lora {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let low = x.matmul(&self.a.t()?)?;
+        Ok((low.matmul(&self.b.t()?)? * self.scale)?)
+    }
+}
+
+/// `x · weightᵀ + bias + LoRA`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// The base matrix.
+    pub weight: Weight,
+    /// `[out]`, f32.
+    pub bias: Option<Tensor>,
+    /// Trained update, if any.
+    pub lora: Option<Lora>,
+}
+
+impl Linear {
+    /// A plain layer.
+    pub fn new(weight: Weight, bias: Option<Tensor>) -> Self {
+        Self { weight, bias, lora: None }
+    }
+
+    /// x `[rows, in]` → `[rows, out]`, f32.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut out = self.weight.forward(x)?;
+        if let Some(bias) = &self.bias {
+            out = out.broadcast_add(bias)?;
+        }
+        if let Some(lora) = &self.lora {
+            out = (out + lora.forward(x)?)?;
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,176 @@
+//! Selective expansion: which chunks return as raw text among the soft tokens of the others.
+//!
+//! Exact strings do not survive compression; the raw text of the few chunks nearest to the question does (METHOD: LCLM,
+//! REFRAG). For a question those are the chunks nearest by the encoder's own vectors; for a summary, the opening and the
+//! most central chunks, each unlike those already taken.
+
+/// What is known of a chunk before its text is read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate<'a> {
+    /// Unit vector `[d_enc]`.
+    pub vector: &'a [f32],
+    /// Soft tokens it costs compressed.
+    pub soft_tokens: usize,
+    /// Decoder positions it costs as raw text, at most.
+    pub text_positions: usize,
+}
+
+/// Limits of one prompt window, in decoder positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Soft tokens and raw text together.
+    pub positions: usize,
+    /// Chunks as raw text.
+    pub expand_chunks: usize,
+    /// Positions of raw text.
+    pub expand_positions: usize,
+}
+
+/// How a chunk enters the prompt.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Form {
+    /// As its soft tokens.
+    Soft,
+    /// As raw text; with the score that chose it.
+    Text(f32),
+    /// Not at all: it did not fit the budget.
+    LeftOut,
+}
+
+/// Share of a summary candidate's score that likeness to chunks already taken costs.
+const DIVERSITY: f32 = 0.5;
+
+/// For a question: raw text of the nearest chunks, soft tokens of the others, nearest first when not all fit.
+pub fn for_question(chunks: &[Candidate<'_>], question: &[f32], budget: Budget) -> Vec<Form> {
+    let scores: Vec<f32> = chunks.iter().map(|c| dot(c.vector, question)).collect();
+    let order = descending(&scores);
+    let mut forms = vec![Form::LeftOut; chunks.len()];
+    let left = expand(chunks, &order, &scores, budget, &mut forms);
+    fill_soft(chunks, &order, left, &mut forms);
+    forms
+}
+
+/// For a summary: raw text of the opening and of central, mutually different chunks; soft tokens of the others in
+/// document order as far as they fit.
+pub fn for_summary(chunks: &[Candidate<'_>], budget: Budget) -> Vec<Form> {
+    let mut forms = vec![Form::LeftOut; chunks.len()];
+    let Some(width) = chunks.first().map(|c| c.vector.len()) else { return forms };
+    let mut mean = vec![0.0; width];
+    for chunk in chunks {
+        mean.iter_mut().zip(chunk.vector).for_each(|(m, v)| *m += v);
+    }
+    let centrality: Vec<f32> = {
+        let mean = crate::adapter::unit(mean);
+        chunks.iter().map(|c| dot(c.vector, &mean)).collect()
+    };
+    let order = diverse_order(chunks, &centrality, budget.expand_chunks);
+    let left = expand(chunks, &order, &centrality, budget, &mut forms);
+    let reading: Vec<usize> = (0..chunks.len()).collect();
+    fill_soft(chunks, &reading, left, &mut forms);
+    forms
+}
+
+/// The opening, then greedily the most central chunk that is least like those taken (maximal marginal relevance).
+fn diverse_order(chunks: &[Candidate<'_>], centrality: &[f32], count: usize) -> Vec<usize> {
+    let mut taken = vec![0];
+    let mut likeness: Vec<f32> = chunks.iter().map(|c| dot(c.vector, chunks[0].vector)).collect();
+    while taken.len() < count.min(chunks.len()) {
+        let gain = |i: &usize| centrality[*i] - DIVERSITY * likeness[*i];
+        let open = (0..chunks.len()).filter(|i| !taken.contains(i));
+        let Some(best) = open.max_by(|a, b| gain(a).total_cmp(&gain(b)).then(b.cmp(a))) else { break };
+        taken.push(best);
+        for (like, chunk) in likeness.iter_mut().zip(chunks) {
+            *like = like.max(dot(chunk.vector, chunks[best].vector));
+        }
+    }
+    taken
+}
+
+/// Marks chunks of `order` as raw text while they fit; returns the positions left.
+fn expand(chunks: &[Candidate<'_>], order: &[usize], scores: &[f32], budget: Budget, forms: &mut [Form]) -> usize {
+    let mut text = budget.expand_positions.min(budget.positions);
+    let mut left = budget.positions;
+    for &index in order.iter().take(budget.expand_chunks) {
+        let cost = chunks[index].text_positions;
+        if cost <= text {
+            forms[index] = Form::Text(scores[index]);
+            text -= cost;
+            left -= cost;
+        }
+    }
+    left
+}
+
+/// Gives soft tokens to the chunks of `order` that have no form yet while they fit.
+fn fill_soft(chunks: &[Candidate<'_>], order: &[usize], mut left: usize, forms: &mut [Form]) {
+    for &index in order {
+        if forms[index] == Form::LeftOut && chunks[index].soft_tokens <= left {
+            forms[index] = Form::Soft;
+            left -= chunks[index].soft_tokens;
+        }
+    }
+}
+
+/// Indices by falling score; equal scores in document order.
+fn descending(scores: &[f32]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
+    order
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    crate::ops::gemm::dot(a, b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VECTORS: [[f32; 2]; 4] = [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, 0.6]];
+
+    fn candidates() -> Vec<Candidate<'static>> {
+        VECTORS.iter().map(|v| Candidate { vector: v, soft_tokens: 4, text_positions: 16 }).collect()
+    }
+
+    fn budget(positions: usize, expand_chunks: usize, expand_positions: usize) -> Budget {
+        Budget { positions, expand_chunks, expand_positions }
+    }
+
+    #[test]
+    fn the_nearest_chunks_become_text_and_the_rest_stays_soft() {
+        let forms = for_question(&candidates(), &[0.0, 1.0], budget(100, 2, 100));
+        assert_eq!(forms, [Form::Soft, Form::Text(1.0), Form::Text(0.8), Form::Soft]);
+    }
+
+    #[test]
+    fn a_tight_budget_leaves_out_the_farthest_chunk() {
+        let forms = for_question(&candidates(), &[0.0, 1.0], budget(24, 1, 16));
+        assert_eq!(forms, [Form::LeftOut, Form::Text(1.0), Form::Soft, Form::Soft]);
+    }
+
+    #[test]
+    fn expansion_can_be_switched_off() {
+        let forms = for_question(&candidates(), &[0.0, 1.0], budget(100, 0, 100));
+        assert_eq!(forms, [Form::Soft; 4]);
+    }
+
+    #[test]
+    fn a_summary_takes_the_opening_and_then_something_different() {
+        let forms = for_summary(&candidates(), budget(100, 2, 100));
+        assert!(matches!(forms[0], Form::Text(_)), "{forms:?}");
+        assert!(matches!(forms[2], Form::Text(_)), "{forms:?}");
+    }
+
+    #[test]
+    fn no_budget_is_ever_exceeded() {
+        for positions in 0..80 {
+            let forms = for_question(&candidates(), &[0.6, 0.8], budget(positions, 3, 40));
+            let cost = |(form, chunk): (&Form, Candidate<'_>)| match form {
+                Form::Soft => chunk.soft_tokens,
+                Form::Text(_) => chunk.text_positions,
+                Form::LeftOut => 0,
+            };
+            assert!(forms.iter().zip(candidates()).map(cost).sum::<usize>() <= positions);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Row-wise and element-wise operations: norms, activations, and linears whose weight is frozen.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::gemm::{self, Mat, Threads, matmul};
+use super::{cpu_slice, cpu_tensor, values};
+
+/// Values per parallel unit of element-wise work.
+const GRAIN: usize = 16 * 1024;
+
+/// RMSNorm over the last dimension. x `[tokens, width]`, weight `[width]` (frozen), f32.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    x.apply_op1(RmsNorm { weight: values(weight)?, eps })
+}
+
+struct RmsNorm {
+    weight: Vec<f32>,
+    eps: f32,
+}
+
+impl CustomOp1 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms-norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = cpu_slice(x, layout)?;
+        let width = self.weight.len();
+        let mut out = vec![0.0; x.len()];
+        out.par_chunks_mut(width)
+            .with_min_len(GRAIN / width)
+            .zip(x.par_chunks(width))
+            .for_each(|(out, x)| gemm::rms_norm_row(out, x, &self.weight, self.eps));
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (x_values, grad) = (values(x)?, values(grad)?);
+        let width = self.weight.len();
+        let mut dx = vec![0.0; x_values.len()];
+        dx.par_chunks_mut(width)
+            .with_min_len(GRAIN / width)
+            .zip(x_values.par_chunks(width).zip(grad.par_chunks(width)))
+            .for_each_init(
+                || vec![0.0; width],
+                |scratch, (dx, (x, grad))| gemm::rms_norm_row_backward(dx, x, &self.weight, grad, self.eps, scratch),
+            );
+        Ok(Some(cpu_tensor(dx, x)?))
+    }
+}
+
+/// LayerNorm over the last dimension; inference only. x `[tokens, width]`, weight and bias `[width]`, f32.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
+    x.apply_op1_no_bwd(&LayerNorm { weight: values(weight)?, bias: values(bias)?, eps })
+}
+
+struct LayerNorm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    eps: f32,
+}
+
+impl CustomOp1 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer-norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = cpu_slice(x, layout)?;
+        let width = self.weight.len();
+        let mut out = vec![0.0; x.len()];
+        out.par_chunks_mut(width)
+            .with_min_len(GRAIN / width)
+            .zip(x.par_chunks(width))
+            .for_each(|(out, x)| gemm::layer_norm_row(out, x, &self.weight, &self.bias, self.eps));
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+}
+
+/// Exact GELU, element-wise, f32.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    x.apply_op1(Gelu)
+}
+
+struct Gelu;
+
+impl CustomOp1 for Gelu {
+    fn name(&self) -> &'static str {
+        "gelu-erf"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = cpu_slice(x, layout)?;
+        let mut out = vec![0.0; x.len()];
+        out.par_chunks_mut(GRAIN).zip(x.par_chunks(GRAIN)).for_each(|(out, x)| gemm::gelu(out, x));
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (x_values, grad) = (values(x)?, values(grad)?);
+        let mut dx = vec![0.0; x_values.len()];
+        gemm::gelu_backward(&mut dx, &x_values, &grad);
+        Ok(Some(cpu_tensor(dx, x)?))
+    }
+}
+
+/// `silu(gate) · up`, element-wise, f32, same shapes.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.apply_op2(up, SwiGlu)
+}
+
+struct SwiGlu;
+
+impl CustomOp2 for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn cpu_fwd(&self, gate: &CpuStorage, gate_layout: &Layout, up: &CpuStorage, up_layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (gate, up) = (cpu_slice(gate, gate_layout)?, cpu_slice(up, up_layout)?);
+        let mut out = vec![0.0; gate.len()];
+        out.par_chunks_mut(GRAIN)
+            .zip(gate.par_chunks(GRAIN).zip(up.par_chunks(GRAIN)))
+            .for_each(|(out, (gate, up))| gemm::swiglu(out, gate, up));
+        Ok((CpuStorage::F32(out), gate_layout.shape().clone()))
+    }
+
+    fn bwd(&self, gate: &Tensor, up: &Tensor, _out: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (gate_values, up_values, grad) = (values(gate)?, values(up)?, values(grad)?);
+        let (mut d_gate, mut d_up) = (vec![0.0; grad.len()], vec![0.0; grad.len()]);
+        d_gate
+            .par_chunks_mut(GRAIN)
+            .zip(d_up.par_chunks_mut(GRAIN))
+            .zip(gate_values.par_chunks(GRAIN).zip(up_values.par_chunks(GRAIN)).zip(grad.par_chunks(GRAIN)))
+            .for_each(|((d_gate, d_up), ((gate, up), grad))| gemm::swiglu_backward(d_gate, d_up, gate, up, grad));
+        Ok((Some(cpu_tensor(d_gate, gate)?), Some(cpu_tensor(d_up, up)?)))
+    }
+}
+
+/// `x · weightᵀ` with a weight that never gets a gradient. x `[tokens, in]`, weight `[out, in]`, f32.
+pub fn frozen_linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    x.apply_op1(FrozenLinear { weight: weight.clone() })
+}
+
+struct FrozenLinear {
+    weight: Tensor,
+}
+
+impl FrozenLinear {
+    /// `rows · weightᵀ`, or `rows · weight` when `transposed`.
+    fn product(&self, rows: &[f32], tokens: usize, transposed: bool) -> Result<Vec<f32>> {
+        let (outputs, inputs) = self.weight.dims2()?;
+        let (storage, layout) = self.weight.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else {
+            candle_core::bail!("frozen_linear runs on CPU tensors only");
+        };
+        let weight = Mat::new(cpu_slice(storage, layout)?, outputs, inputs, inputs);
+        let (width_in, width_out) = if transposed { (outputs, inputs) } else { (inputs, outputs) };
+        let mut out = vec![0.0; tokens * width_out];
+        let weight = if transposed { weight } else { weight.t() };
+        matmul(&mut out, width_out, Mat::new(rows, tokens, width_in, width_in), weight, 1.0, false, Threads::All);
+        Ok(out)
+    }
+}
+
+impl CustomOp1 for FrozenLinear {
+    fn name(&self) -> &'static str {
+        "frozen-linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (tokens, inputs) = layout.shape().dims2()?;
+        let (outputs, expected) = self.weight.dims2()?;
+        if inputs != expected {
+            candle_core::bail!("linear expects rows of {expected} values, got {inputs}");
+        }
+        let out = self.product(cpu_slice(x, layout)?, tokens, false)?;
+        Ok((CpuStorage::F32(out), Shape::from((tokens, outputs))))
+    }
+
+    fn bwd(&self, x: &Tensor, _out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let dx = self.product(&values(grad)?, x.dim(0)?, true)?;
+        Ok(Some(cpu_tensor(dx, x)?))
+    }
+}

@@ -1,0 +1,197 @@
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use e2llm_api::v1::coordinator_server::{Coordinator, CoordinatorServer};
+use e2llm_api::v1::decoder_server::{Decoder, DecoderServer};
+use e2llm_api::v1::encoder_server::{Encoder, EncoderServer};
+use e2llm_api::v1::index_server::{Index, IndexServer};
+use e2llm_api::{DESCRIPTORS, MAX_MESSAGE_BYTES};
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::{Router, TcpIncoming};
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::HealthService;
+use tracing::{info, warn};
+
+use crate::endpoint::{CONNECTION_WINDOW, STREAM_WINDOW};
+use crate::{Health, PipeListener, RuntimeError, ServiceName, Shutdown};
+
+/// How a server treats its connections.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// How often a connection is probed. Default: 20 s.
+    pub keepalive_interval: Duration,
+    /// How long a probe may stay unanswered. Default: 20 s.
+    pub keepalive_timeout: Duration,
+    /// Calls one TCP connection may have waiting for an answer; more are `RESOURCE_EXHAUSTED`. Default: 256.
+    pub calls_per_connection: usize,
+    /// How long calls may go on after shutdown was requested. Default: 25 s, below Kubernetes' 30 s.
+    pub drain: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(20),
+            calls_per_connection: 256,
+            drain: Duration::from_secs(25),
+        }
+    }
+}
+
+/// A bound port. Bind every port before the slow parts of boot.
+#[derive(Debug)]
+pub struct Listener {
+    inner: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Binds `address`, such as `127.0.0.1:7700`; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// [`RuntimeError::AddressInUse`] or [`RuntimeError::Bind`].
+    pub async fn bind(address: &str) -> Result<Self, RuntimeError> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => RuntimeError::AddressInUse { address: address.to_owned() },
+            _ => RuntimeError::Bind { address: address.to_owned(), source },
+        };
+        let inner = TcpListener::bind(address).await.map_err(failed)?;
+        let address = inner.local_addr().map_err(failed)?;
+        Ok(Self { inner, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// Collects the services of a process and serves them, with health and reflection beside them.
+#[derive(Debug)]
+pub struct ServerBuilder {
+    options: ServerOptions,
+    routes: Routes,
+    health: Health,
+}
+
+macro_rules! service {
+    ($name:ident, $service:ident, $server:ident) => {
+        /// Adds the service, with this repository's message limits.
+        pub fn $name(mut self, service: impl $service) -> Self {
+            let server = $server::new(service)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES);
+            self.health.register(ServiceName::$service);
+            self.routes = self.routes.add_service(server);
+            self
+        }
+    };
+}
+
+impl ServerBuilder {
+    /// A server without services.
+    pub fn new(options: ServerOptions) -> Self {
+        Self { options, routes: Routes::default(), health: Health::new() }
+    }
+
+    service!(encoder, Encoder, EncoderServer);
+    service!(index, Index, IndexServer);
+    service!(decoder, Decoder, DecoderServer);
+    service!(coordinator, Coordinator, CoordinatorServer);
+
+    /// The handle that sets what the health service answers, before and while serving.
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Serves TCP until shutdown is requested and calls in flight have ended or the drain time is over.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Serve`] when the listener fails.
+    pub async fn serve(self, listener: Listener, shutdown: Shutdown) -> Result<(), RuntimeError> {
+        let address = listener.address.to_string();
+        let drain = self.options.drain;
+        let health = self.health.clone();
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(self.options.keepalive_interval))
+            .http2_keepalive_timeout(Some(self.options.keepalive_timeout))
+            .concurrency_limit_per_connection(self.options.calls_per_connection)
+            .load_shed(true);
+        let router = self.router(server).await?;
+        let incoming =
+            TcpIncoming::from(listener.inner).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(60)));
+        info!(%address, "serving");
+        let serving = router.serve_with_incoming_shutdown(incoming, drained(health, shutdown.clone()));
+        until_drained(serving, shutdown, drain, address).await
+    }
+
+    /// Serves the connections of a [`crate::Dialer`], in the same way as [`ServerBuilder::serve`].
+    ///
+    /// There is no limit of calls per connection: services of one process call each other, and a limit could
+    /// make them wait for themselves.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Serve`] when the server fails.
+    pub async fn serve_in_process(self, listener: PipeListener, shutdown: Shutdown) -> Result<(), RuntimeError> {
+        let drain = self.options.drain;
+        let health = self.health.clone();
+        let router = self.router(Server::builder()).await?;
+        let serving = router.serve_with_incoming_shutdown(listener.incoming(), drained(health, shutdown.clone()));
+        until_drained(serving, shutdown, drain, "this process".to_owned()).await
+    }
+
+    async fn router(self, server: Server) -> Result<Router, RuntimeError> {
+        let Self { routes, health, .. } = self;
+        health.publish().await;
+        let routes = add_reflection(routes, &health.services())?;
+        let health_service = HealthServer::new(HealthService::from_health_reporter(health.reporter()));
+        Ok(server
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(1024)
+            .http2_max_header_list_size(16 << 10)
+            .add_routes(routes.add_service(health_service)))
+    }
+}
+
+fn add_reflection(routes: Routes, services: &[ServiceName]) -> Result<Routes, RuntimeError> {
+    let configure = || {
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("grpc.health.v1.Health");
+        services.iter().fold(builder, |builder, service| builder.with_service_name(service.as_str()))
+    };
+    let damaged = |error: tonic_reflection::server::Error| RuntimeError::Descriptors { reason: error.to_string() };
+    let current = configure().build_v1().map_err(damaged)?;
+    let older = configure().build_v1alpha().map_err(damaged)?;
+    Ok(routes.add_service(current).add_service(older))
+}
+
+async fn drained(health: Health, shutdown: Shutdown) {
+    shutdown.requested().await;
+    health.drain().await;
+}
+
+async fn until_drained(
+    serving: impl Future<Output = Result<(), tonic::transport::Error>>,
+    shutdown: Shutdown,
+    drain: Duration,
+    address: String,
+) -> Result<(), RuntimeError> {
+    let limit = async {
+        shutdown.requested().await;
+        tokio::time::sleep(drain).await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(|source| RuntimeError::Serve { address, source }),
+        () = limit => {
+            warn!(%address, ?drain, "drain time is over; dropping calls in flight");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Structured logs on stderr. Stdout belongs to data.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::RuntimeError;
+
+/// The environment variable that sets the log filter.
+pub const LOG_VARIABLE: &str = "E2LLM_LOG";
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// One readable line per event.
+    #[default]
+    Text,
+    /// One JSON object per event.
+    Json,
+}
+
+/// What to log and how.
+#[derive(Debug, Clone)]
+pub struct TelemetryOptions {
+    /// Text or JSON. Default: text.
+    pub format: LogFormat,
+    /// Filter from a flag, such as `debug` or `e2llm=debug,warn`; it wins over `E2LLM_LOG`. Default: none.
+    pub filter: Option<String>,
+    /// Filter when neither flag nor variable is set. Default: `warn`, so that the CLI is quiet; servers pass `info`.
+    pub default_filter: &'static str,
+}
+
+impl Default for TelemetryOptions {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: None, default_filter: "warn" }
+    }
+}
+
+/// Installs the process's subscriber. A later call changes nothing.
+///
+/// # Errors
+/// [`RuntimeError::BadLogFilter`] when the filter does not parse.
+pub fn init(options: &TelemetryOptions) -> Result<(), RuntimeError> {
+    let filter = parse_filter(options, std::env::var(LOG_VARIABLE).ok())?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let installed = match options.format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    if installed.is_err() {
+        tracing::debug!("telemetry was initialised before");
+    }
+    Ok(())
+}
+
+fn parse_filter(options: &TelemetryOptions, variable: Option<String>) -> Result<EnvFilter, RuntimeError> {
+    let given = options.filter.clone().or(variable).filter(|text| !text.trim().is_empty());
+    let filter = given.unwrap_or_else(|| options.default_filter.to_owned());
+    EnvFilter::builder()
+        .parse(&filter)
+        .map_err(|error| RuntimeError::BadLogFilter { filter, reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flag_wins_over_the_variable_and_the_variable_over_the_default() {
+        let flag = TelemetryOptions { filter: Some("debug".into()), ..Default::default() };
+        assert_eq!(parse_filter(&flag, Some("error".into())).unwrap().to_string(), "debug");
+        let no_flag = TelemetryOptions::default();
+        assert_eq!(parse_filter(&no_flag, Some("error".into())).unwrap().to_string(), "error");
+        assert_eq!(parse_filter(&no_flag, Some(String::new())).unwrap().to_string(), "warn");
+    }
+
+    #[test]
+    fn a_bad_filter_is_named() {
+        let options = TelemetryOptions { filter: Some("e2llm=loud".into()), ..Default::default() };
+        let error = parse_filter(&options, None).unwrap_err().to_string();
+        assert!(error.contains("e2llm=loud") && error.contains("use error, warn"), "{error}");
+    }
+}
