@@ -13,7 +13,7 @@ use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 /// A golden file by name, parsed.
-pub fn read(name: &str) -> Value {
+pub(crate) fn read(name: &str) -> Value {
     let path = directory().join(name);
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -25,35 +25,35 @@ fn directory() -> PathBuf {
 }
 
 /// A list of numbers.
-pub fn floats(value: &Value) -> Vec<f32> {
+pub(crate) fn floats(value: &Value) -> Vec<f32> {
     let list = value.as_array().expect("a list of numbers");
     list.iter().map(|v| v.as_f64().expect("a number") as f32).collect()
 }
 
 /// A list of token ids.
-pub fn ids(value: &Value) -> Vec<u32> {
+pub(crate) fn ids(value: &Value) -> Vec<u32> {
     let list = value.as_array().expect("a list of ids");
     list.iter().map(|v| v.as_u64().expect("an id") as u32).collect()
 }
 
 /// The entries of a list of objects.
-pub fn cases(value: &Value) -> impl Iterator<Item = &Value> {
+pub(crate) fn cases(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().expect("a list of cases").iter()
 }
 
 /// A text field.
-pub fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_else(|| panic!("text field {field:?} in {value}"))
 }
 
 /// A field that is an offset, a count or a size.
-pub fn size(value: &Value, field: &str) -> usize {
+pub(crate) fn size(value: &Value, field: &str) -> usize {
     let number = value[field].as_u64();
     number.unwrap_or_else(|| panic!("whole number {field:?} in {value}")) as usize
 }
 
 /// In [-0.5, 0.5): SplitMix64's finaliser over the FNV-1a hash of `name` and `index`, top 24 bits, exact in f32.
-pub fn uniform(name: &str, index: u64) -> f32 {
+pub(crate) fn uniform(name: &str, index: u64) -> f32 {
     let hash = name
         .bytes()
         .fold(0xCBF2_9CE4_8422_2325_u64, |state, byte| (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
@@ -65,18 +65,18 @@ pub fn uniform(name: &str, index: u64) -> f32 {
 }
 
 /// The first `count` values of a tensor, row by row: `offset + scale * uniform(name, index)`.
-pub fn formula(name: &str, count: usize, scale: f32, offset: f32) -> Vec<f32> {
+pub(crate) fn formula(name: &str, count: usize, scale: f32, offset: f32) -> Vec<f32> {
     (0..count as u64).map(|index| uniform(name, index) * scale + offset).collect()
 }
 
 /// Stand-ins for soft tokens, `[rows, width]`: `0.1 * sin(0.37 i + 0.11 j)`.
-pub fn soft_rows(rows: usize, width: usize) -> Vec<f32> {
+pub(crate) fn soft_rows(rows: usize, width: usize) -> Vec<f32> {
     let value = |i: usize, j: usize| (0.1 * (i as f64 * 0.37 + j as f64 * 0.11).sin()) as f32;
     (0..rows).flat_map(|i| (0..width).map(move |j| value(i, j))).collect()
 }
 
 /// Writes `config.json` and `model.safetensors` of one entry of `tiny.json` into `directory`.
-pub fn write_checkpoint(case: &Value, directory: &Path) {
+pub(crate) fn write_checkpoint(case: &Value, directory: &Path) {
     let config = serde_json::to_string_pretty(&case["config"]).expect("a config");
     fs::write(directory.join("config.json"), config).expect("config.json written");
 

@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use e2llm_coordinator::CoordinatorOptions;
 use e2llm_runtime::Shutdown;
 use e2llm_runtime::telemetry::{self, TelemetryOptions};
 
 use crate::cli::{Cli, Command};
 use crate::failure::Interrupted;
-use crate::local::{self, Services};
+use crate::local::{self, Needs, Services};
 use crate::settings::Settings;
-use crate::{commands, train_cmd};
+use crate::{commands, serve, train_cmd};
 
 /// What a command works with.
 pub(crate) struct App {
@@ -34,7 +35,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Models(command) => app.interruptible(commands::models::run(&app, command)).await?,
         Command::Doctor(args) => app.interruptible(commands::doctor::run(&app, args)).await?,
         Command::Train(args) => done(train_cmd::run(args, &app.settings, app.shutdown.clone()).await),
-        Command::Serve(args) => done(local::serve(args, &app.settings, app.shutdown.clone()).await),
+        Command::Serve(args) => done(serve::run(args, &app.settings, app.shutdown.clone()).await),
     }
 }
 
@@ -43,11 +44,11 @@ fn done(result: Result<()>) -> Result<ExitCode> {
 }
 
 impl App {
-    /// The services behind `--server`, or those of this process.
-    pub(crate) async fn services(&self) -> Result<Services> {
+    /// The services behind `--server`, or those of this process that the command needs.
+    pub(crate) async fn services(&self, needs: Needs) -> Result<Services> {
         match &self.settings.server {
             Some(url) => Services::connect(url),
-            None => self.interruptible(local::start(&self.settings)).await?,
+            None => self.interruptible(local::start(&self.settings, needs, CoordinatorOptions::in_process())).await?,
         }
     }
 

@@ -1,13 +1,15 @@
 //! The command line as types: what can be typed, what it means, which environment variable stands in for it.
 
+mod options;
+
 use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
-use e2llm_api::v1::{ContextOptions, GenerateOptions};
 use e2llm_api::{Collection, DocId};
 
 use crate::train_cmd::TrainArgs;
+pub(crate) use options::{ContextArgs, GenerateArgs, OutputArgs};
 
 /// Reads long documents once, keeps each as a small soft prompt, then answers and summarises from it.
 ///
@@ -159,78 +161,6 @@ impl AskArgs {
     }
 }
 
-/// How to generate; what is not given is the bundle's default.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Generation")]
-pub(crate) struct GenerateArgs {
-    /// Most tokens to write
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) max_tokens: Option<u32>,
-    /// 0 is greedy
-    #[arg(long, value_name = "T", value_parser = temperature)]
-    pub(crate) temperature: Option<f32>,
-    /// Sample from the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P", value_parser = probability)]
-    pub(crate) top_p: Option<f32>,
-    /// Divides the scores of tokens already written; 1 is off
-    #[arg(long, value_name = "R", value_parser = penalty)]
-    pub(crate) repetition_penalty: Option<f32>,
-    /// Makes sampling repeatable
-    #[arg(long, value_name = "N")]
-    pub(crate) seed: Option<u64>,
-    /// Stop before this text; may be given several times
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) stop: Vec<String>,
-}
-
-impl GenerateArgs {
-    /// As the services take it; zero means the bundle's default.
-    pub(crate) fn to_options(&self) -> GenerateOptions {
-        GenerateOptions {
-            max_tokens: self.max_tokens.unwrap_or(0),
-            temperature: self.temperature.unwrap_or(0.0),
-            top_p: self.top_p.unwrap_or(0.0),
-            repetition_penalty: self.repetition_penalty.unwrap_or(0.0),
-            seed: self.seed.unwrap_or(0),
-            stop: self.stop.clone(),
-        }
-    }
-}
-
-/// How soft tokens and raw text share the decoder's positions.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Context")]
-pub(crate) struct ContextArgs {
-    /// Chunks to read as raw text, nearest first; 0 switches expansion off
-    #[arg(long, value_name = "M")]
-    pub(crate) expand: Option<u32>,
-    /// Most decoder positions for raw text
-    #[arg(long, value_name = "N")]
-    pub(crate) expand_positions: Option<u32>,
-    /// Most decoder positions for soft tokens and raw text together
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) max_positions: Option<u32>,
-}
-
-impl ContextArgs {
-    /// As the services take it.
-    pub(crate) fn to_options(&self) -> ContextOptions {
-        ContextOptions {
-            max_positions: self.max_positions,
-            expand_chunks: self.expand,
-            expand_positions: self.expand_positions,
-        }
-    }
-}
-
-/// Where the results go.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct OutputArgs {
-    /// Write JSON Lines to this file, which appears only once all of it is there
-    #[arg(long, short, value_name = "PATH")]
-    pub(crate) output: Option<PathBuf>,
-}
-
 /// `e2llm docs …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum DocsCommand {
@@ -351,95 +281,5 @@ pub(crate) enum JobsCommand {
     },
 }
 
-fn number(text: &str, fits: fn(f32) -> bool, expected: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(value) if fits(value) => Ok(value),
-        _ => Err(format!("expected {expected}")),
-    }
-}
-
-fn temperature(text: &str) -> Result<f32, String> {
-    number(text, |t| (0.0..=100.0).contains(&t), "a number from 0 to 100")
-}
-
-fn probability(text: &str) -> Result<f32, String> {
-    number(text, |p| p > 0.0 && p <= 1.0, "a number above 0, up to 1")
-}
-
-fn penalty(text: &str) -> Result<f32, String> {
-    number(text, |r| (1.0..=100.0).contains(&r), "a number from 1 to 100")
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(std::iter::once("e2llm").chain(line.iter().copied()))
-    }
-
-    fn ask(line: &[&str]) -> AskArgs {
-        match parse(line).unwrap().command {
-            Command::Ask(args) => args,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn ask_takes_ids_and_a_question_in_any_order() {
-        let expected = (vec!["a", "b"], "Why?");
-        for line in [
-            &["ask", "--id", "a", "b", "Why?"][..],
-            &["ask", "--id", "a", "--id", "b", "Why?"],
-            &["ask", "Why?", "--id", "a", "b"],
-        ] {
-            let (ids, question) = ask(line).ids_and_question().unwrap();
-            let ids: Vec<&str> = ids.iter().map(DocId::as_str).collect();
-            assert_eq!((ids, question.as_str()), expected, "{line:?}");
-        }
-    }
-
-    #[test]
-    fn ask_without_a_question_says_where_to_write_it() {
-        let error = ask(&["ask", "--id", "a"]).ids_and_question().unwrap_err().to_string();
-        assert!(error.contains("no question"), "{error}");
-        assert!(ask(&["ask", " ", "--id", "a"]).ids_and_question().is_err());
-    }
-
-    #[test]
-    fn ask_refuses_an_id_that_is_a_path() {
-        let error = ask(&["ask", "Why?", "--id", "../etc"]).ids_and_question().unwrap_err().to_string();
-        assert!(error.contains("../etc"), "{error}");
-    }
-
-    #[test]
-    fn summarize_needs_inputs_or_ids_but_not_both() {
-        assert!(parse(&["summarize"]).is_err());
-        assert!(parse(&["summarize", "docs", "--id", "a"]).is_err());
-        assert!(parse(&["summarize", "docs"]).is_ok());
-        assert!(parse(&["summarize", "--id", "a", "b"]).is_ok());
-    }
-
-    #[test]
-    fn numbers_out_of_range_are_refused_with_the_range() {
-        for flags in [["--temperature", "-1"], ["--top-p", "1.5"], ["--repetition-penalty", "0.5"], ["--max-tokens", "0"]] {
-            let line = [&["summarize", "docs"][..], &flags[..]].concat();
-            assert!(parse(&line).is_err(), "{flags:?}");
-        }
-    }
-
-    #[test]
-    fn global_flags_stand_before_or_after_the_command() {
-        for line in [["--json", "--store", "s", "docs", "list"], ["docs", "list", "--json", "--store", "s"]] {
-            let cli = parse(&line).unwrap();
-            assert!(cli.global.json);
-            assert_eq!(cli.global.store.as_deref(), Some("s"));
-        }
-    }
-}
+mod tests;

@@ -47,9 +47,9 @@ pub(crate) fn warn_line(line: &str) {
 
 /// The reader of standard output went away, as `head` does: nothing went wrong.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
 }
 
 /// The message and its causes, leaving out causes that the message already holds.

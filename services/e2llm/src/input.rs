@@ -30,8 +30,8 @@ use e2llm_api::v1::RowError;
 use e2llm_api::{DocId, ErrorCode};
 use tokio::sync::mpsc;
 
-pub(crate) use emitter::Stopped;
 use emitter::Emitter;
+pub(crate) use emitter::Stopped;
 
 /// Parts that may wait between the reading thread and the sender; bounds memory to about as many MiB.
 const QUEUE: usize = 8;

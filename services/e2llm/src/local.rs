@@ -1,17 +1,33 @@
 //! The four services: those of this process, or those behind `--server`.
 
-use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
+use e2llm_api::v1::Stage;
 use e2llm_api::v1::coordinator_client::CoordinatorClient;
 use e2llm_api::v1::decoder_client::DecoderClient;
 use e2llm_api::v1::encoder_client::EncoderClient;
 use e2llm_api::v1::index_client::IndexClient;
-use e2llm_runtime::{ClientOptions, Endpoint, Shutdown};
+use e2llm_coordinator::{CoordinatorOptions, CoordinatorService};
+use e2llm_decoder::{Answering, DecodeTasks, DecoderService, Engine};
+use e2llm_encoder::{EncodeTasks, EncoderService, Pipeline};
+use e2llm_index::{DEFAULT_SHARD, IndexService};
+use e2llm_runtime::worker::{TaskHandler, WorkerLoop};
+use e2llm_runtime::{ClientOptions, Endpoint, Listener, ServerBuilder, ServerOptions, Shutdown, in_process};
+use e2llm_store::{Store, StoreLock};
+use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
-use crate::cli::ServeArgs;
+use crate::bundle::LocalBundle;
 use crate::settings::Settings;
+
+/// How long a command waits for another one that uses the store.
+pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// How long calls of this process on itself may go on at the end.
+const SHORT_DRAIN: Duration = Duration::from_secs(2);
+/// Tasks a worker holds: one computes while the next one's documents are fetched.
+pub(crate) const SLOTS: usize = 2;
 
 /// Clients' side of the four services.
 #[derive(Debug, Clone)]
@@ -20,6 +36,33 @@ pub(crate) struct Services {
     index: Endpoint,
     decoder: Endpoint,
     coordinator: Endpoint,
+    own: Option<Arc<Own>>,
+}
+
+/// Services of this process, to be stopped in order.
+#[derive(Debug)]
+struct Own {
+    shutdown: Shutdown,
+    parts: Parts,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    _lock: StoreLock,
+}
+
+/// The services themselves.
+#[derive(Debug)]
+struct Parts {
+    index: IndexService,
+    coordinator: CoordinatorService,
+    models: Option<(Pipeline, Answering)>,
+}
+
+/// What a command needs of the services of its own process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// Index and coordinator alone: no weights are fetched or loaded, and no worker works.
+    Records,
+    /// All four.
+    Models,
 }
 
 impl Services {
@@ -31,7 +74,7 @@ impl Services {
 
     /// The services behind one server; each may have a connection of its own.
     pub(crate) fn behind(endpoint: impl Fn() -> Endpoint) -> Self {
-        Self { encoder: endpoint(), index: endpoint(), decoder: endpoint(), coordinator: endpoint() }
+        Self { encoder: endpoint(), index: endpoint(), decoder: endpoint(), coordinator: endpoint(), own: None }
     }
 
     pub(crate) fn encoder(&self) -> EncoderClient<Channel> {
@@ -55,17 +98,106 @@ impl Services {
         self.coordinator.address()
     }
 
+    /// Serves the services of this process over TCP too, until shutdown is requested.
+    pub(crate) async fn serve(&self, listener: Listener, shutdown: Shutdown) -> Result<()> {
+        if let Some(own) = &self.own {
+            own.parts.register(ServerBuilder::new(ServerOptions::default())).serve(listener, shutdown).await?;
+        }
+        Ok(())
+    }
+
     /// Stops services of this process; does nothing to those behind an address.
-    pub(crate) async fn stop(self) {}
+    pub(crate) async fn stop(self) {
+        let Some(own) = &self.own else { return };
+        own.shutdown.request();
+        let tasks = own.tasks.lock().map(|mut tasks| std::mem::take(&mut *tasks)).unwrap_or_default();
+        for task in tasks {
+            // A task that panicked has logged it; the others still have to end.
+            let _ = task.await;
+        }
+        if let Err(error) = own.parts.index.close().await {
+            tracing::warn!(%error, "closing the index failed; it will be rebuilt from its manifests");
+        }
+    }
 }
 
-/// Starts the four services in this process, on `settings.store`.
-pub(crate) async fn start(settings: &Settings) -> Result<Services> {
-    bail!("this build cannot run services in its own process on {}; give --server URL", settings.store)
+/// Starts services in this process, on `settings.store`.
+pub(crate) async fn start(settings: &Settings, needs: Needs, options: CoordinatorOptions) -> Result<Services> {
+    let store = Store::open(&settings.store).await?;
+    let lock = store.lock_exclusive(LOCK_WAIT).await?;
+    let index = IndexService::open(store.clone(), &settings.index_dir(&store)?, DEFAULT_SHARD).await?;
+    let shutdown = Shutdown::new();
+    let coordinator = CoordinatorService::open(store.clone(), options, shutdown.clone()).await?;
+    let (dialer, listener) = in_process();
+    let endpoint = dialer.endpoint();
+    // Clients get connections of their own: work of the services on each other must not hold them up.
+    let services = Services::behind(|| dialer.endpoint());
+    let mut parts = Parts { index, coordinator, models: None };
+    let mut tasks = Vec::new();
+    if needs == Needs::Models {
+        let bundle = prepare(settings).await?;
+        let (pipeline, answering) = tokio::try_join!(
+            encoder(bundle.clone(), store.clone(), &endpoint),
+            decoder(bundle.clone(), store.clone(), &endpoint, &endpoint),
+        )?;
+        tasks.push(worker(&endpoint, Stage::Encode, EncodeTasks::new(pipeline.clone()), &shutdown));
+        tasks.push(worker(&endpoint, Stage::Decode, DecodeTasks::new(answering.clone()), &shutdown));
+        parts.models = Some((pipeline, answering));
+    }
+    let server = parts.register(ServerBuilder::new(ServerOptions { drain: SHORT_DRAIN, ..ServerOptions::default() }));
+    let ending = shutdown.clone();
+    tasks.push(tokio::spawn(async move {
+        if let Err(error) = server.serve_in_process(listener, ending).await {
+            tracing::error!(%error, "services of this process ended");
+        }
+    }));
+    let own = Own { shutdown, parts, tasks: Mutex::new(tasks), _lock: lock };
+    Ok(Services { own: Some(Arc::new(own)), ..services })
 }
 
-/// Runs services until shutdown is requested.
-pub(crate) async fn serve(args: ServeArgs, settings: &Settings, shutdown: Shutdown) -> Result<()> {
-    let _ = (shutdown.is_requested(), args.index_dir.as_deref().map(Path::exists));
-    bail!("this build cannot serve {:?} on {} yet", args.role, settings.store)
+impl Parts {
+    fn register(&self, server: ServerBuilder) -> ServerBuilder {
+        let server = server.index(self.index.clone()).coordinator(self.coordinator.clone());
+        match &self.models {
+            Some((pipeline, answering)) => {
+                server.encoder(EncoderService::new(pipeline.clone())).decoder(DecoderService::new(answering.clone()))
+            }
+            None => server,
+        }
+    }
+}
+
+/// The bundle with its weights on this machine; fetches them when they are absent.
+pub(crate) async fn prepare(settings: &Settings) -> Result<Arc<LocalBundle>> {
+    let settings = settings.clone();
+    let prepared = tokio::task::spawn_blocking(move || LocalBundle::prepare(&settings)).await;
+    Ok(Arc::new(prepared.context("fetching weights stopped")??))
+}
+
+/// The encoder's pipeline.
+pub(crate) async fn encoder(bundle: Arc<LocalBundle>, store: Store, index: &Endpoint) -> Result<Pipeline> {
+    let fingerprint = bundle.fingerprint.clone();
+    let loaded = tokio::task::spawn_blocking(move || bundle.document_encoder()).await;
+    let encoder = loaded.context("loading the encoder stopped")??;
+    Ok(Pipeline::new(Arc::new(encoder), &fingerprint, store, index.index()))
+}
+
+/// The decoder with its thread, which ends with the process.
+pub(crate) async fn decoder(bundle: Arc<LocalBundle>, store: Store, index: &Endpoint, encoder: &Endpoint) -> Result<Answering> {
+    let (fingerprint, defaults) = (bundle.fingerprint.clone(), bundle.defaults());
+    let loaded = tokio::task::spawn_blocking(move || bundle.generator()).await;
+    let engine = Engine::start(loaded.context("loading the decoder stopped")??).context("cannot start the decoder's thread")?;
+    Ok(Answering::new(engine, &fingerprint, defaults, store, index.index(), encoder.encoder()))
+}
+
+/// Runs a worker of `stage` until shutdown.
+pub(crate) fn worker(
+    coordinator: &Endpoint,
+    stage: Stage,
+    handler: impl TaskHandler,
+    shutdown: &Shutdown,
+) -> JoinHandle<()> {
+    let name = format!("{}-{}", stage.as_str_name().to_lowercase(), uuid::Uuid::new_v4().simple());
+    let worker = WorkerLoop::new(coordinator.coordinator(), name, stage, SLOTS, handler);
+    tokio::spawn(worker.run(shutdown.clone()))
 }

@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod app;
+mod bundle;
 mod cli;
 mod commands;
 mod failure;
@@ -16,6 +17,7 @@ mod local;
 mod output;
 mod progress;
 mod render;
+mod serve;
 mod settings;
 mod train_cmd;
 mod view;

@@ -176,10 +176,11 @@ impl Committer {
 
     /// The view; opened again if it failed or could not be opened before.
     async fn live(&mut self) -> Result<Arc<Live>, IndexError> {
-        let failed = self.shared.take_suspicion();
-        match self.shared.live() {
-            Ok(live) if !failed => Ok(live),
-            _ => self.reopen().await,
+        // a view that failed must not be held while it is closed
+        let sound = if self.shared.take_suspicion() { None } else { self.shared.live().ok() };
+        match sound {
+            Some(live) => Ok(live),
+            None => self.reopen().await,
         }
     }
 }

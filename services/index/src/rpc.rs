@@ -28,6 +28,7 @@ impl Index for IndexService {
     async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitResponse>, Status> {
         let records = request.into_inner().records;
         validate::records(&records)?;
+        self.await_view().await?;
         let records = self.read(move |live| validate::lengths(&records, live).map(|()| records)).await?;
         let written = self.put(records).await?;
         Ok(Response::new(v1::CommitResponse { manifest: written.manifest }))

@@ -28,7 +28,7 @@ const WAITING_REQUESTS: usize = 4096;
 /// calls may be cancelled: a write that was handed over becomes durable all the same.
 #[derive(Debug, Clone)]
 pub struct IndexService {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
     log: ManifestLog,
 }
@@ -132,24 +132,27 @@ impl IndexService {
         &self,
         work: impl FnOnce(&Live) -> Result<T, IndexError> + Send + 'static,
     ) -> Result<T, IndexError> {
-        let answer = match self.shared.live() {
-            Ok(live) => blocking(move || work(&live)).await,
-            Err(error) => Err(error),
-        };
-        match &answer {
-            Err(IndexError::View(_)) => {
-                self.shared.suspect();
-                self.ask_reopen();
-            }
-            Err(IndexError::Down(_)) => self.ask_reopen(),
-            _ => {}
+        let live = self.shared.live().inspect_err(|_| self.ask_reopen())?;
+        let answer = blocking(move || work(&live)).await;
+        if let Err(IndexError::View(_)) = &answer {
+            self.shared.suspect();
+            self.ask_reopen();
         }
         answer
     }
 
+    /// Waits until there is a view, opening one if need be.
+    pub(crate) async fn await_view(&self) -> Result<(), IndexError> {
+        match self.shared.live() {
+            Ok(_) => Ok(()),
+            Err(_) => self.administer(Admin::Reopen).await,
+        }
+    }
+
     fn ask_reopen(&self) {
-        let asked = self.shared.ask_reopen();
-        if asked && self.requests.try_send(Request::Admin(Admin::Reopen)).is_err() {
+        // nobody waits for the answer: who comes next sees the outcome
+        let request = Request::Admin(Admin::Reopen(oneshot::channel().0));
+        if self.shared.ask_reopen() && self.requests.try_send(request).is_err() {
             self.shared.reopen_begins();
         }
     }

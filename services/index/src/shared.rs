@@ -27,7 +27,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 enum State {
     Open(Arc<Live>),
-    Down(&'static str),
+    Down(IndexError),
 }
 
 impl Shared {
@@ -44,7 +44,7 @@ impl Shared {
     pub(crate) fn live(&self) -> Result<Arc<Live>, IndexError> {
         match &*self.state.read() {
             State::Open(live) => Ok(live.clone()),
-            State::Down(why) => Err(IndexError::Down(why)),
+            State::Down(why) => Err(why.clone()),
         }
     }
 
@@ -52,9 +52,14 @@ impl Shared {
         *self.state.write() = State::Open(live);
     }
 
+    /// Notes why there is no view, for those who ask meanwhile.
+    pub(crate) fn fail(&self, why: IndexError) {
+        *self.state.write() = State::Down(why);
+    }
+
     /// Takes the view away from requests that begin now.
     pub(crate) fn take(&self, why: &'static str) -> Option<Arc<Live>> {
-        match std::mem::replace(&mut *self.state.write(), State::Down(why)) {
+        match std::mem::replace(&mut *self.state.write(), State::Down(IndexError::Down(why))) {
             State::Open(live) => Some(live),
             State::Down(_) => None,
         }

@@ -2,4 +2,5 @@
 
 mod conformance;
 mod oracle;
+mod recovery;
 mod support;

@@ -11,9 +11,11 @@ pub struct Candidate<'a> {
     pub vector: &'a [f32],
     /// Soft tokens it costs compressed.
     pub soft_tokens: usize,
-    /// Decoder positions it costs as raw text, at most.
-    pub text_positions: usize,
 }
+
+/// Decoder positions of a chunk's raw text, by its index; asked only of chunks about to be expanded. `None`: its text is
+/// not to be had, so it stays compressed.
+pub type TextCost<'a> = &'a mut dyn FnMut(usize) -> Option<usize>;
 
 /// Limits of one prompt window, in decoder positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,18 +43,18 @@ pub enum Form {
 const DIVERSITY: f32 = 0.5;
 
 /// For a question: raw text of the nearest chunks, soft tokens of the others, nearest first when not all fit.
-pub fn for_question(chunks: &[Candidate<'_>], question: &[f32], budget: Budget) -> Vec<Form> {
+pub fn for_question(chunks: &[Candidate<'_>], question: &[f32], budget: Budget, cost: TextCost<'_>) -> Vec<Form> {
     let scores: Vec<f32> = chunks.iter().map(|c| dot(c.vector, question)).collect();
     let order = descending(&scores);
     let mut forms = vec![Form::LeftOut; chunks.len()];
-    let left = expand(chunks, &order, &scores, budget, &mut forms);
+    let left = expand(&order, &scores, budget, cost, &mut forms);
     fill_soft(chunks, &order, left, &mut forms);
     forms
 }
 
 /// For a summary: raw text of the opening and of central, mutually different chunks; soft tokens of the others in
 /// document order as far as they fit.
-pub fn for_summary(chunks: &[Candidate<'_>], budget: Budget) -> Vec<Form> {
+pub fn for_summary(chunks: &[Candidate<'_>], budget: Budget, cost: TextCost<'_>) -> Vec<Form> {
     let mut forms = vec![Form::LeftOut; chunks.len()];
     let Some(width) = chunks.first().map(|c| c.vector.len()) else { return forms };
     let mut mean = vec![0.0; width];
@@ -64,7 +66,7 @@ pub fn for_summary(chunks: &[Candidate<'_>], budget: Budget) -> Vec<Form> {
         chunks.iter().map(|c| dot(c.vector, &mean)).collect()
     };
     let order = diverse_order(chunks, &centrality, budget.expand_chunks);
-    let left = expand(chunks, &order, &centrality, budget, &mut forms);
+    let left = expand(&order, &centrality, budget, cost, &mut forms);
     let reading: Vec<usize> = (0..chunks.len()).collect();
     fill_soft(chunks, &reading, left, &mut forms);
     forms
@@ -87,15 +89,14 @@ fn diverse_order(chunks: &[Candidate<'_>], centrality: &[f32], count: usize) -> 
 }
 
 /// Marks chunks of `order` as raw text while they fit; returns the positions left.
-fn expand(chunks: &[Candidate<'_>], order: &[usize], scores: &[f32], budget: Budget, forms: &mut [Form]) -> usize {
+fn expand(order: &[usize], scores: &[f32], budget: Budget, cost: TextCost<'_>, forms: &mut [Form]) -> usize {
     let mut text = budget.expand_positions.min(budget.positions);
     let mut left = budget.positions;
     for &index in order.iter().take(budget.expand_chunks) {
-        let cost = chunks[index].text_positions;
-        if cost <= text {
+        if let Some(positions) = cost(index).filter(|positions| *positions <= text) {
             forms[index] = Form::Text(scores[index]);
-            text -= cost;
-            left -= cost;
+            text -= positions;
+            left -= positions;
         }
     }
     left
@@ -129,7 +130,7 @@ mod tests {
     const VECTORS: [[f32; 2]; 4] = [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, 0.6]];
 
     fn candidates() -> Vec<Candidate<'static>> {
-        VECTORS.iter().map(|v| Candidate { vector: v, soft_tokens: 4, text_positions: 16 }).collect()
+        VECTORS.iter().map(|v| Candidate { vector: v, soft_tokens: 4 }).collect()
     }
 
     fn budget(positions: usize, expand_chunks: usize, expand_positions: usize) -> Budget {
@@ -138,36 +139,42 @@ mod tests {
 
     #[test]
     fn the_nearest_chunks_become_text_and_the_rest_stays_soft() {
-        let forms = for_question(&candidates(), &[0.0, 1.0], budget(100, 2, 100));
+        let forms = for_question(&candidates(), &[0.0, 1.0], budget(100, 2, 100), &mut |_| Some(16));
         assert_eq!(forms, [Form::Soft, Form::Text(1.0), Form::Text(0.8), Form::Soft]);
     }
 
     #[test]
     fn a_tight_budget_leaves_out_the_farthest_chunk() {
-        let forms = for_question(&candidates(), &[0.0, 1.0], budget(24, 1, 16));
+        let forms = for_question(&candidates(), &[0.0, 1.0], budget(24, 1, 16), &mut |_| Some(16));
         assert_eq!(forms, [Form::LeftOut, Form::Text(1.0), Form::Soft, Form::Soft]);
     }
 
     #[test]
     fn expansion_can_be_switched_off() {
-        let forms = for_question(&candidates(), &[0.0, 1.0], budget(100, 0, 100));
+        let forms = for_question(&candidates(), &[0.0, 1.0], budget(100, 0, 100), &mut |_| Some(16));
         assert_eq!(forms, [Form::Soft; 4]);
     }
 
     #[test]
     fn a_summary_takes_the_opening_and_then_something_different() {
-        let forms = for_summary(&candidates(), budget(100, 2, 100));
+        let forms = for_summary(&candidates(), budget(100, 2, 100), &mut |_| Some(16));
         assert!(matches!(forms[0], Form::Text(_)), "{forms:?}");
         assert!(matches!(forms[2], Form::Text(_)), "{forms:?}");
     }
 
     #[test]
+    fn a_chunk_without_text_stays_compressed() {
+        let forms = for_question(&candidates(), &[0.0, 1.0], budget(100, 2, 100), &mut |i| (i != 1).then_some(16));
+        assert_eq!(forms, [Form::Soft, Form::Soft, Form::Text(0.8), Form::Soft]);
+    }
+
+    #[test]
     fn no_budget_is_ever_exceeded() {
         for positions in 0..80 {
-            let forms = for_question(&candidates(), &[0.6, 0.8], budget(positions, 3, 40));
+            let forms = for_question(&candidates(), &[0.6, 0.8], budget(positions, 3, 40), &mut |_| Some(16));
             let cost = |(form, chunk): (&Form, Candidate<'_>)| match form {
                 Form::Soft => chunk.soft_tokens,
-                Form::Text(_) => chunk.text_positions,
+                Form::Text(_) => 16,
                 Form::LeftOut => 0,
             };
             assert!(forms.iter().zip(candidates()).map(cost).sum::<usize>() <= positions);

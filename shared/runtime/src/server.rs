@@ -6,13 +6,18 @@ use e2llm_api::v1::coordinator_server::{Coordinator, CoordinatorServer};
 use e2llm_api::v1::decoder_server::{Decoder, DecoderServer};
 use e2llm_api::v1::encoder_server::{Encoder, EncoderServer};
 use e2llm_api::v1::index_server::{Index, IndexServer};
-use e2llm_api::{DESCRIPTORS, MAX_MESSAGE_BYTES};
+use e2llm_api::{DESCRIPTORS, ErrorCode, MAX_MESSAGE_BYTES, status};
+use http_body_util::BodyExt;
 use tokio::net::TcpListener;
+use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
+use tonic::{Code, Status};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
+use tower::layer::util::{Identity, Stack};
+use tower::util::MapRequestLayer;
 use tracing::{info, warn};
 
 use crate::endpoint::{CONNECTION_WINDOW, STREAM_WINDOW};
@@ -144,7 +149,7 @@ impl ServerBuilder {
         until_drained(serving, shutdown, drain, "this process".to_owned()).await
     }
 
-    async fn router(self, server: Server) -> Result<Router, RuntimeError> {
+    async fn router(self, server: Server) -> Result<Router<Layers>, RuntimeError> {
         let Self { routes, health, .. } = self;
         health.publish().await;
         let routes = add_reflection(routes, &health.services())?;
@@ -154,8 +159,23 @@ impl ServerBuilder {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(1024)
             .http2_max_header_list_size(16 << 10)
+            .layer(MapRequestLayer::new(tell_broken_from_ended as MapBody))
             .add_routes(routes.add_service(health_service)))
     }
+}
+
+type MapBody = fn(http::Request<Body>) -> http::Request<Body>;
+type Layers = Stack<MapRequestLayer<MapBody>, Identity>;
+
+/// Makes a request stream that its client broke off end in an error.
+///
+/// tonic ends it as if it were complete: half a document, half a job would pass for the whole.
+fn tell_broken_from_ended(request: http::Request<Body>) -> http::Request<Body> {
+    let broken_off = |failure: Status| match failure.code() {
+        Code::Cancelled => status(ErrorCode::Unavailable, "the client went away before its stream ended"),
+        _ => failure,
+    };
+    request.map(|body| Body::new(body.map_err(broken_off)))
 }
 
 fn add_reflection(routes: Routes, services: &[ServiceName]) -> Result<Routes, RuntimeError> {

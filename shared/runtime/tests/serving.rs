@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use e2llm_api::v1::coordinator_server::Coordinator;
@@ -20,8 +21,26 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-/// A service small enough to be obvious: it knows jobs named `known`, and waits before it answers for `slow`.
-struct Jobs;
+/// A service small enough to be obvious: it knows jobs named `known`, waits before it answers for `slow`, and
+/// notes how submissions ended.
+#[derive(Clone, Default)]
+struct Jobs {
+    submissions: Arc<Mutex<Vec<Result<usize, ErrorCode>>>>,
+}
+
+impl Jobs {
+    async fn read(self, mut stream: Streaming<SubmitJobRequest>) {
+        let mut messages = 0;
+        let ended = loop {
+            match stream.message().await {
+                Ok(Some(_)) => messages += 1,
+                Ok(None) => break Ok(messages),
+                Err(failure) => break Err(code_of(&failure)),
+            }
+        };
+        self.submissions.lock().unwrap().push(ended);
+    }
+}
 
 #[e2llm_runtime::async_trait]
 impl Coordinator for Jobs {
@@ -40,8 +59,13 @@ impl Coordinator for Jobs {
         let jobs = vec![JobStatus { job_id: "x".repeat(12 << 20), ..Default::default() }];
         Ok(Response::new(ListJobsResponse { jobs }))
     }
-    async fn submit_job(&self, _: Request<Streaming<SubmitJobRequest>>) -> Result<Response<SubmitJobResponse>, Status> {
-        Err(Status::unimplemented("not here"))
+    async fn submit_job(
+        &self,
+        request: Request<Streaming<SubmitJobRequest>>,
+    ) -> Result<Response<SubmitJobResponse>, Status> {
+        // Apart, because this call is dropped when its client goes away.
+        tokio::spawn(self.clone().read(request.into_inner())).await.unwrap();
+        Ok(Response::new(SubmitJobResponse::default()))
     }
     async fn watch_job(&self, _: Request<WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
         Ok(Response::new(Box::pin(futures::stream::pending())))
@@ -64,7 +88,7 @@ struct Running {
 async fn over_tcp(options: ServerOptions) -> Running {
     let listener = Listener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Endpoint::connect(&listener.address().to_string(), &ClientOptions::default()).unwrap();
-    let server = ServerBuilder::new(options).coordinator(Jobs);
+    let server = ServerBuilder::new(options).coordinator(Jobs::default());
     let (health, shutdown) = (server.health(), Shutdown::new());
     let served = tokio::spawn(server.serve(listener, shutdown.clone()));
     Running { endpoint, health, shutdown, served }
@@ -72,7 +96,7 @@ async fn over_tcp(options: ServerOptions) -> Running {
 
 fn in_memory() -> Running {
     let (dialer, listener) = in_process();
-    let server = ServerBuilder::new(ServerOptions::default()).coordinator(Jobs);
+    let server = ServerBuilder::new(ServerOptions::default()).coordinator(Jobs::default());
     let (health, shutdown) = (server.health(), Shutdown::new());
     let served = tokio::spawn(server.serve_in_process(listener, shutdown.clone()));
     Running { endpoint: dialer.endpoint(), health, shutdown, served }
@@ -109,7 +133,7 @@ async fn a_client_made_before_its_server_waits_for_it() {
     let mut client = dialer.endpoint().coordinator();
     let early = tokio::spawn(async move { client.get_job(job("known")).await });
     tokio::task::yield_now().await;
-    let server = ServerBuilder::new(ServerOptions::default()).coordinator(Jobs);
+    let server = ServerBuilder::new(ServerOptions::default()).coordinator(Jobs::default());
     tokio::spawn(server.serve_in_process(listener, Shutdown::new()));
     assert!(early.await.unwrap().is_ok());
 }
@@ -224,4 +248,27 @@ async fn a_deadline_is_retriable_not_cancelled() {
     let running = in_memory();
     let late = running.endpoint.coordinator().get_job(with_deadline(job("slow"), Duration::from_millis(20))).await;
     assert_eq!(code_of(&late.unwrap_err()), ErrorCode::Unavailable);
+}
+
+#[tokio::test]
+async fn a_stream_that_its_client_broke_off_does_not_pass_for_a_complete_one() {
+    let (dialer, listener) = in_process();
+    let jobs = Jobs::default();
+    let server = ServerBuilder::new(ServerOptions::default()).coordinator(jobs.clone());
+    tokio::spawn(server.serve_in_process(listener, Shutdown::new()));
+    let endpoint = dialer.endpoint();
+    let complete = tokio_stream::iter([SubmitJobRequest::default(), SubmitJobRequest::default()]);
+    endpoint.coordinator().submit_job(complete).await.unwrap();
+    let endless = futures::StreamExt::chain(
+        tokio_stream::iter([SubmitJobRequest::default()]),
+        futures::stream::pending::<SubmitJobRequest>(),
+    );
+    let mut client = endpoint.coordinator();
+    let broken = tokio::spawn(async move { client.submit_job(endless).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    broken.abort();
+    while jobs.submissions.lock().unwrap().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(*jobs.submissions.lock().unwrap(), [Ok(2), Err(ErrorCode::Unavailable)]);
 }

@@ -115,7 +115,7 @@ async fn texts_come_back_verified(store: &Store) {
 }
 
 async fn a_text_of_several_parts_streams(store: &Store) {
-    let text = noise(40 << 20, 1);
+    let text = noise(20 << 20, 1);
     let stored = put_in_pieces(store, text.as_bytes(), 1 << 20).await.unwrap();
     assert!(store.get_text(&stored.hash).await.unwrap() == text);
     assert_eq!(put_in_pieces(store, text.as_bytes(), 1 << 20).await.unwrap(), stored);

@@ -16,7 +16,7 @@ fn peak() -> u64 {
 
 #[tokio::test]
 async fn a_text_many_times_larger_than_the_buffers_needs_no_more_memory() {
-    const TEXT_BYTES: u64 = 160 << 20;
+    const TEXT_BYTES: u64 = 96 << 20;
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().to_str().unwrap()).await.unwrap();
     let before = peak();

@@ -21,6 +21,7 @@ mod sample;
 mod session;
 mod table;
 mod trainer;
+mod workers;
 
 pub use checkpoint::{Checkpoint, Checkpoints};
 pub use corpus::{Corpus, Document};

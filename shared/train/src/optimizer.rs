@@ -83,6 +83,11 @@ impl AdamW {
         Self { config, parameters, states, steps: 0 }
     }
 
+    /// Settings from now on; moments stay.
+    pub fn configure(&mut self, config: AdamWConfig) {
+        self.config = config;
+    }
+
     /// The parameters it trains.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters

@@ -122,6 +122,7 @@ impl<'a> Run<'a> {
     pub fn advance(&mut self, rhythm: &Rhythm, report: &mut dyn FnMut(Report)) -> Result<bool> {
         let begun = Instant::now();
         while let Some(stage) = self.recipe.stages.get(self.state.stage).cloned() {
+            self.trainer.configure(stage.adapter, stage.lora);
             while self.state.step < stage.steps {
                 if rhythm.budget.is_some_and(|budget| begun.elapsed() > budget) {
                     self.save(report)?;

@@ -28,6 +28,8 @@ pub trait EncoderSession {
     fn backward(&mut self, gradient: &Tensor) -> Result<()>;
     /// One optimizer step at `schedule` times the peak rate. Returns the gradient's norm.
     fn step(&mut self, schedule: f64) -> Result<f64>;
+    /// Optimizer settings from now on; moments stay.
+    fn configure(&mut self, optimizer: AdamWConfig);
     /// Adds parameters and optimizer state to a checkpoint.
     fn save(&self, into: &mut BTreeMap<String, Tensor>) -> Result<()>;
     /// Restores what `save` wrote.
@@ -114,6 +116,10 @@ impl EncoderSession for LocalSession {
         self.optimizer.step(schedule)
     }
 
+    fn configure(&mut self, optimizer: AdamWConfig) {
+        self.optimizer.configure(optimizer);
+    }
+
     fn save(&self, into: &mut BTreeMap<String, Tensor>) -> Result<()> {
         self.optimizer.save("adapter", into)
     }
@@ -134,7 +140,9 @@ pub fn initial_adapter(config: &AdapterConfig, seed: u64) -> Result<Parameters> 
             "segment.down.weight" | "gate.down.weight" => vec![0.0; count],
             _ if name.ends_with(".bias") => vec![0.0; count],
             _ => {
-                let deviation = (1.0 / shape[1] as f32).sqrt();
+                // Values start at the scale of the embeddings that they shall become.
+                let scale = if name.starts_with("value.") && !name.ends_with("up.weight") { config.embedding_rms } else { 1.0 };
+                let deviation = scale * (1.0 / shape[1] as f32).sqrt();
                 normal(&mut rng, count).map(|x| x * deviation).collect()
             }
         };

@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use e2llm_model::ops::cross_entropy;
 use e2llm_model::{Decoder, Packing};
 
 use crate::error::{Result, TrainError};
-use crate::optimizer::AdamW;
+use crate::optimizer::{AdamW, AdamWConfig};
 use crate::sample::{Part, Sample};
 use crate::session::{EncoderSession, SoftBatch};
+use crate::workers::Workers;
 
 /// Most decoder positions of one backward pass; larger batches are accumulated over several.
-const MAX_POSITIONS: usize = 1_536;
+const MAX_POSITIONS: usize = 3_072;
 
 /// Decoder, LoRA optimizer and the encoder session they train with.
 pub struct Trainer<S> {
@@ -20,6 +22,7 @@ pub struct Trainer<S> {
     pub session: S,
     pub(crate) decoder: Decoder,
     lora: AdamW,
+    workers: Workers,
 }
 
 /// What one step did.
@@ -41,7 +44,7 @@ impl<S: EncoderSession> Trainer<S> {
     /// Takes a dense decoder and puts the LoRA parameters of `lora` into it.
     pub fn new(session: S, mut decoder: Decoder, lora: AdamW, rank: usize, scale: f64) -> Result<Self> {
         decoder.set_lora(&lora.parameters().tensors(), rank, scale)?;
-        Ok(Self { session, decoder, lora })
+        Ok(Self { session, decoder, lora, workers: Workers::new()? })
     }
 
     /// The decoder with its LoRA.
@@ -52,6 +55,12 @@ impl<S: EncoderSession> Trainer<S> {
     /// The LoRA's parameters and optimizer.
     pub fn lora(&self) -> &AdamW {
         &self.lora
+    }
+
+    /// Optimizer settings of both sides from now on; moments stay.
+    pub fn configure(&mut self, adapter: AdamWConfig, lora: AdamWConfig) {
+        self.session.configure(adapter);
+        self.lora.configure(lora);
     }
 
     /// One optimizer step of both sides on `samples`.
@@ -76,14 +85,18 @@ impl<S: EncoderSession> Trainer<S> {
 
     fn accumulate(&mut self, samples: &[Sample], targets: usize) -> Result<(f32, usize)> {
         let soft = self.session.encode(&chunks(samples))?;
-        let leaf = Var::from_tensor(&soft.values)?;
-        let batch = Batch::new(samples, &soft.counts);
-        let losses = batch.loss(&self.decoder, Some(leaf.as_tensor()), 1.0 / targets as f32)?;
-        let gradients = losses.backward()?;
-        let gradient = gradients.get(leaf.as_tensor()).ok_or_else(|| TrainError::Invalid("the loss does not reach the soft tokens".to_owned()))?;
-        self.session.backward(gradient)?;
-        self.lora.accumulate(&gradients)?;
-        Ok((losses.to_scalar()?, batch.positions()))
+        let weight = 1.0 / targets as f32;
+        let shards = self.workers.run(&shards(samples, &soft, self.workers.count())?, |shard| shard.backward(&self.decoder, weight));
+        let (mut loss, mut positions, mut soft_gradients) = (0.0, 0, Vec::new());
+        for shard in shards {
+            let shard = shard?;
+            loss += shard.loss;
+            positions += shard.positions;
+            soft_gradients.push(shard.soft_gradient);
+            self.lora.accumulate(&shard.gradients)?;
+        }
+        self.session.backward(&Tensor::cat(&soft_gradients, 0)?)?;
+        Ok((loss, positions))
     }
 
     /// Everything a resumed run needs besides the step number.
@@ -99,6 +112,51 @@ impl<S: EncoderSession> Trainer<S> {
         self.session.restore(tensors)?;
         self.lora.restore("lora", tensors)
     }
+}
+
+/// Samples of one worker with their soft tokens.
+struct Shard<'a> {
+    samples: &'a [Sample],
+    soft: Tensor,
+    counts: &'a [usize],
+}
+
+/// What a worker computed.
+struct ShardResult {
+    loss: f32,
+    positions: usize,
+    soft_gradient: Tensor,
+    gradients: GradStore,
+}
+
+impl Shard<'_> {
+    fn backward(&self, decoder: &Decoder, weight: f32) -> Result<ShardResult> {
+        let leaf = Var::from_tensor(&self.soft)?;
+        let batch = Batch::new(self.samples, self.counts);
+        let loss = batch.loss(decoder, Some(leaf.as_tensor()), weight)?;
+        let mut gradients = loss.backward()?;
+        let soft_gradient = gradients.remove(leaf.as_tensor());
+        let soft_gradient = soft_gradient.ok_or_else(|| TrainError::Invalid("the loss does not reach the soft tokens".to_owned()))?;
+        Ok(ShardResult { loss: loss.to_scalar()?, positions: batch.positions(), soft_gradient, gradients })
+    }
+}
+
+/// Cuts samples into `count` runs of about equal length, each with the rows of its own chunks.
+fn shards<'a>(samples: &'a [Sample], soft: &'a SoftBatch, count: usize) -> Result<Vec<Shard<'a>>> {
+    let size = samples.len().div_ceil(count).max(1);
+    let (mut chunk, mut row) = (0, 0);
+    samples
+        .chunks(size)
+        .map(|samples| {
+            let chunks = chunks(samples).len();
+            let counts = &soft.counts[chunk..chunk + chunks];
+            let rows: usize = counts.iter().sum();
+            let shard = Shard { samples, soft: soft.values.narrow(0, row, rows)?.contiguous()?, counts };
+            chunk += chunks;
+            row += rows;
+            Ok(shard)
+        })
+        .collect()
 }
 
 /// How many samples fit one backward pass; at least one.

@@ -38,7 +38,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let runner = if has_nextest() { vec!["nextest", "run"] } else { vec!["test", "--all-targets", "--no-fail-fast"] };
     let mut tests = cargo();
     tests.args(runner).args(["--workspace", "--locked"]).args(&args.runner);
-    run::run(with_python(&mut tests, &python)?)?;
+    run::run(with_python(&mut tests, &python))?;
     if args.runner.is_empty() {
         run::run(cargo().args(["test", "--workspace", "--locked", "--doc"]))?;
     }
@@ -85,9 +85,8 @@ fn install_python(directory: &Path) -> Result<()> {
     fs::write(&stamp, wanted).with_context(|| stamp.display().to_string())
 }
 
-/// Puts the environment's programs (`moto_server`) on the path of the tests.
-fn with_python<'a>(command: &'a mut Command, directory: &Path) -> Result<&'a mut Command> {
-    let old = std::env::var_os("PATH").unwrap_or_default();
-    let paths = std::iter::once(directory.join("bin")).chain(std::env::split_paths(&old));
-    Ok(command.env("PATH", std::env::join_paths(paths)?))
+/// Tests start their servers and foreign clients with `E2LLM_PYTHON`.
+fn with_python<'a>(command: &'a mut Command, directory: &Path) -> &'a mut Command {
+    let interpreter = directory.join("bin/python");
+    if interpreter.exists() { command.env("E2LLM_PYTHON", interpreter) } else { command }
 }

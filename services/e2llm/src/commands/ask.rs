@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::cli::AskArgs;
 use crate::failure::{self, warn_line};
 use crate::input;
-use crate::local::Services;
+use crate::local::{Needs, Services};
 use crate::output::{self, Output};
 use crate::render;
 
@@ -36,7 +36,7 @@ async fn one(app: &App, args: &AskArgs) -> Result<ExitCode> {
         generate: Some(args.generate.to_options()),
         context: Some(args.context.to_options()),
     };
-    let services = app.services().await?;
+    let services = app.services(Needs::Models).await?;
     let streamed = app.interruptible(answer(&services, request.clone(), !output.is_json())).await;
     services.stop().await;
     let (text, usage) = streamed??;

@@ -7,6 +7,7 @@ use e2llm_api::v1::{JobKind, JobSpec};
 use tokio::sync::mpsc;
 
 use crate::app::App;
+use crate::local::Needs;
 use crate::cli::OutputArgs;
 use crate::failure::Interrupted;
 use crate::input::{Input, Part};
@@ -32,7 +33,7 @@ pub(super) async fn run(
         failures.iter().try_for_each(|row| view.row(row))?;
         return view.finish(app.settings.quiet);
     }
-    let services = app.services().await?;
+    let services = app.services(Needs::Models).await?;
     let mut view = View::new(kind, output, app.settings.quiet);
     let job_id = job::new_id();
     let collection = app.settings.collection.to_string();

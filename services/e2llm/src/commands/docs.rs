@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::app::App;
 use crate::cli::DocsCommand;
 use crate::failure::warn_line;
-use crate::local::Services;
+use crate::local::{Needs, Services};
 use crate::output::print_line;
 use crate::render::{self, bytes, clean, count};
 
@@ -23,7 +23,7 @@ const PAGE: u32 = 500;
 const BATCH: usize = 500;
 
 pub(crate) async fn run(app: &App, command: DocsCommand) -> Result<ExitCode> {
-    let services = app.services().await?;
+    let services = app.services(needs(&command)).await?;
     let docs = Docs { app, services: &services, policy: RetryPolicy::default() };
     let failures = match command {
         DocsCommand::List { prefix, limit } => docs.list(prefix, limit.unwrap_or(u64::MAX)).await,
@@ -33,6 +33,11 @@ pub(crate) async fn run(app: &App, command: DocsCommand) -> Result<ExitCode> {
     };
     services.stop().await;
     Ok(if failures? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Only a search has to embed a text.
+fn needs(command: &DocsCommand) -> Needs {
+    if matches!(command, DocsCommand::Search { .. }) { Needs::Models } else { Needs::Records }
 }
 
 /// The commands; each returns how many documents it failed for.
@@ -46,10 +51,12 @@ impl Docs<'_> {
     async fn list(&self, id_prefix: String, limit: u64) -> Result<usize> {
         let mut left = limit;
         let mut page_token = String::new();
+        let is_everything = id_prefix.is_empty();
         while left > 0 {
             let page_size = u32::try_from(left).unwrap_or(PAGE).min(PAGE);
             let id_prefix = id_prefix.clone();
-            let request = ListRequest { collection: self.collection(), page_size, page_token, id_prefix, ..Default::default() };
+            let request =
+                ListRequest { collection: self.collection(), page_size, page_token, id_prefix, ..Default::default() };
             let call = async || self.services.index().list(request.clone()).await;
             let page = retry(&self.policy, "Index.List", self.services.address(), call).await?.into_inner();
             left = left.saturating_sub(page.records.len() as u64);
@@ -58,6 +65,10 @@ impl Docs<'_> {
             if page_token.is_empty() {
                 break;
             }
+        }
+        if left == limit && limit > 0 {
+            let which = if is_everything { "" } else { " with such ids" };
+            self.note(&format!("no documents{which} in collection {}", self.app.settings.collection));
         }
         Ok(0)
     }
@@ -93,7 +104,11 @@ impl Docs<'_> {
             let done = retry(&self.policy, "Index.Delete", self.services.address(), call).await?.into_inner();
             for id in &done.deleted {
                 let json = self.app.settings.json;
-                print_line(&if json { json!({"id": id, "deleted": true}).to_string() } else { format!("deleted {id}") })?;
+                print_line(&if json {
+                    json!({"id": id, "deleted": true}).to_string()
+                } else {
+                    format!("deleted {id}")
+                })?;
             }
             done.unknown.iter().try_for_each(|id| self.fail(id))?;
             unknown += done.unknown.len();
@@ -112,7 +127,17 @@ impl Docs<'_> {
         let call = async || self.services.index().search(request.clone()).await;
         let found = retry(&self.policy, "Index.Search", address, call).await?.into_inner();
         found.hits.iter().try_for_each(|hit| self.print_hit(hit))?;
+        if found.hits.is_empty() {
+            self.note(&format!("no documents of this bundle in collection {}", self.app.settings.collection));
+        }
         Ok(0)
+    }
+
+    /// Says why there is no output.
+    fn note(&self, line: &str) {
+        if !self.app.settings.quiet {
+            warn_line(line);
+        }
     }
 
     fn collection(&self) -> String {
@@ -130,7 +155,11 @@ impl Docs<'_> {
     fn print_hit(&self, hit: &SearchHit) -> Result<()> {
         let id = hit.record.as_ref().map_or("", |record| record.doc_id.as_str());
         let json = self.app.settings.json;
-        print_line(&if json { json!({"id": id, "score": hit.score}).to_string() } else { format!("{:.3}  {}", hit.score, clean(id)) })
+        print_line(&if json {
+            json!({"id": id, "score": hit.score}).to_string()
+        } else {
+            format!("{:.3}  {}", hit.score, clean(id))
+        })
     }
 
     /// Reports an id that nothing is stored for.

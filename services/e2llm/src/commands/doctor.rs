@@ -102,7 +102,8 @@ async fn check_index(
         let message = format!("text {hash} is missing or damaged; encode its documents again from their source");
         report.problem(hash.as_str(), &message, false)?;
     }
-    let damaged: BTreeSet<BlobName> = references.blobs.into_iter().filter(|blob| !sound.contains(&blob.path())).collect();
+    let damaged: BTreeSet<BlobName> =
+        references.blobs.into_iter().filter(|blob| !sound.contains(&blob.path())).collect();
     for blob in &damaged {
         let message = format!("{} is needed but missing or damaged; --repair encodes its documents again", blob.path());
         report.problem(&blob.path(), &message, false)?;

@@ -10,19 +10,24 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::cli::{JobsCommand, OutputArgs};
 use crate::job;
-use crate::local::Services;
+use crate::local::{Needs, Services};
 use crate::output::{self, Output};
 use crate::render::{clean, count};
 use crate::view::View;
 
 pub(crate) async fn run(app: &App, command: JobsCommand) -> Result<ExitCode> {
-    let services = app.services().await?;
+    let services = app.services(needs(&command)).await?;
     let result = match command {
         JobsCommand::Show { job, results: true, output } => results(app, &services, &job, &output).await,
         command => app.interruptible(call(app, &services, command)).await.and_then(|result| result),
     };
     services.stop().await;
     result
+}
+
+/// Results are waited for, so somebody has to work on them.
+fn needs(command: &JobsCommand) -> Needs {
+    if matches!(command, JobsCommand::Show { results: true, .. }) { Needs::Models } else { Needs::Records }
 }
 
 async fn call(app: &App, services: &Services, command: JobsCommand) -> Result<ExitCode> {

@@ -17,8 +17,7 @@ pub(crate) async fn run(app: &App, args: SummarizeArgs) -> Result<ExitCode> {
         context: Some(args.context.to_options()),
         ..Default::default()
     };
-    let sources =
-        if args.ids.is_empty() { bulk::sources(app, args.inputs).await? } else { vec![Input::Ids(args.ids)] };
+    let sources = if args.ids.is_empty() { bulk::sources(app, args.inputs).await? } else { vec![Input::Ids(args.ids)] };
     let parts = input::read_documents(sources);
     bulk::run(app, JobKind::Summarize, spec, parts, &args.output).await
 }

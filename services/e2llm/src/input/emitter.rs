@@ -33,7 +33,8 @@ impl Emitter {
         if self.seen.insert(key) {
             return Ok(checked.into());
         }
-        let message = format!("{origin}: id {id:?} stands twice in this input; only its first document is used, rename this one");
+        let message =
+            format!("{origin}: id {id:?} stands twice in this input; only its first document is used, rename this one");
         Err(row_error(ErrorCode::DuplicateId, message))
     }
 

@@ -83,8 +83,16 @@ mod tests {
     #[test]
     fn any_path_becomes_a_valid_id_and_back() {
         let paths: [&[u8]; 10] = [
-            b"a/b.txt", b"a:b.txt", b"a%3Ab.txt", b"a\\b", b"a..b...c", b" a /b\t", b"a\nb\x7f", b"\xff\xfe/x.txt",
-            "\u{3000}a\u{85}".as_bytes(), b"...",
+            b"a/b.txt",
+            b"a:b.txt",
+            b"a%3Ab.txt",
+            b"a\\b",
+            b"a..b...c",
+            b" a /b\t",
+            b"a\nb\x7f",
+            b"\xff\xfe/x.txt",
+            "\u{3000}a\u{85}".as_bytes(),
+            b"...",
         ];
         for path in paths {
             let id = encode(Path::new(OsStr::from_bytes(path)));

@@ -43,12 +43,14 @@ const TAR: Format = Format::new("a tar archive", "unpack it with `tar -xf FILE` 
 const GZIP: Format = Format::new("gzip-compressed", "unpack it with `gunzip -k FILE` (a tar archive: `tar -xzf FILE`)");
 const ZSTD: Format = Format::new("zstd-compressed", "unpack it with `unzstd FILE` (a tar archive: `tar -xf FILE`)");
 const XZ: Format = Format::new("xz-compressed", "unpack it with `unxz -k FILE` (a tar archive: `tar -xJf FILE`)");
-const BZIP2: Format = Format::new("bzip2-compressed", "unpack it with `bunzip2 -k FILE` (a tar archive: `tar -xjf FILE`)");
+const BZIP2: Format =
+    Format::new("bzip2-compressed", "unpack it with `bunzip2 -k FILE` (a tar archive: `tar -xjf FILE`)");
 const SEVEN_ZIP: Format = Format::new("a 7z archive", "unpack it with `7z x FILE` and name the directory");
 const IMAGE: Format = Format::new("an image", "read its text with `tesseract FILE FILE` and use FILE.txt");
 const MEDIA: Format = Format::new("audio or video", "transcribe it to a text file first");
 const PARQUET: Format = Format::new("a Parquet file", "export its rows as JSON Lines of {\"id\", \"text\"}");
-const JSON: Format = Format::new("JSON", "make JSON Lines of {\"id\", \"text\"} of it, such as with `jq -c '.[]' FILE`");
+const JSON: Format =
+    Format::new("JSON", "make JSON Lines of {\"id\", \"text\"} of it, such as with `jq -c '.[]' FILE`");
 const JSON_LINES: Format = Format::new("JSON Lines", "name the file itself as an input: its rows are documents");
 const PROGRAM: Format = Format::new("a program or database, not text", "leave it out");
 const UTF_16: Format = Format {
@@ -257,9 +259,18 @@ mod tests {
     #[test]
     fn texts_that_look_a_little_like_formats_are_texts() {
         let texts: [&str; 12] = [
-            "", "plain", "# Title", "<div align=center>logo</div>\n# Readme", "BZh is a prefix", "ID3 tags explained",
-            "<html-like> is not a tag", "PAR1 and PAR2 files", "GGUF is a file format", "RIFF is a file format",
-            "the ftyp box", "<?xml version=\"1.0\"?><book/>",
+            "",
+            "plain",
+            "# Title",
+            "<div align=center>logo</div>\n# Readme",
+            "BZh is a prefix",
+            "ID3 tags explained",
+            "<html-like> is not a tag",
+            "PAR1 and PAR2 files",
+            "GGUF is a file format",
+            "RIFF is a file format",
+            "the ftyp box",
+            "<?xml version=\"1.0\"?><book/>",
         ];
         for text in texts {
             assert_eq!(foreign(text.as_bytes()), None, "{text}");

@@ -70,7 +70,8 @@ fn a_directory_is_read_in_order_with_ids_from_paths() {
     let dir = TempDir::new().unwrap();
     fs::create_dir_all(dir.path().join("b/c")).unwrap();
     fs::create_dir_all(dir.path().join(".git")).unwrap();
-    for (name, text) in [("b/c/z.md", "z"), ("a.txt", "a"), ("README", "r"), (".hidden.txt", "h"), (".git/x.txt", "g")] {
+    for (name, text) in [("b/c/z.md", "z"), ("a.txt", "a"), ("README", "r"), (".hidden.txt", "h"), (".git/x.txt", "g")]
+    {
         fs::write(dir.path().join(name), text).unwrap();
     }
     let rows = documents(vec![Input::Path(dir.path().to_owned())]);

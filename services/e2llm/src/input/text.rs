@@ -77,9 +77,8 @@ fn read_piece(reader: &mut impl Read) -> io::Result<Vec<u8>> {
 
 /// The row error of bytes that are not UTF-8, counted from the start of the text.
 pub(super) fn not_utf8(shown: &str, offset: u64) -> RowError {
-    let message = format!(
-        "{shown} is not UTF-8 at byte {offset}; convert it, such as with `iconv -f WINDOWS-1252 -t UTF-8`"
-    );
+    let message =
+        format!("{shown} is not UTF-8 at byte {offset}; convert it, such as with `iconv -f WINDOWS-1252 -t UTF-8`");
     row_error(ErrorCode::NotUtf8, message)
 }
 

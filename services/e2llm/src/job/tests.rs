@@ -35,7 +35,8 @@ async fn looking_ahead_loses_and_reorders_nothing() {
     let parts = vec![failed("a"), Part::Piece(b"text".to_vec()), document, failed("c")];
     let rows = look_ahead(parts.clone()).await;
     assert!(rows.only_failures().is_none());
-    let sent: Vec<Message> = rows.into_requests(JobSpec::default()).map(|request| request.part.unwrap()).collect().await;
+    let sent: Vec<Message> =
+        rows.into_requests(JobSpec::default()).map(|request| request.part.unwrap()).collect().await;
     let expected = std::iter::once(Message::Spec(JobSpec::default())).chain(parts.into_iter().map(message));
     assert_eq!(sent, expected.collect::<Vec<_>>());
 }

@@ -54,7 +54,8 @@ fn a_failed_row_is_id_and_error_alone() {
 
 #[test]
 fn an_encoded_document_is_its_record() {
-    let record = DocRecord { doc_id: "a".into(), chunks: 3, soft_tokens: 90, source_tokens: 1360, ..Default::default() };
+    let record =
+        DocRecord { doc_id: "a".into(), chunks: 3, soft_tokens: 90, source_tokens: 1360, ..Default::default() };
     let row = RowResult { id: "a".into(), record: Some(record), unchanged: true, ..Default::default() };
     let value = row_json(JobKind::Encode, &row);
     assert_eq!((&value["chunks"], &value["soft_tokens"], &value["unchanged"]), (&json!(3), &json!(90), &json!(true)));

@@ -32,7 +32,7 @@ pub(crate) enum Admin {
     /// Apply what other writers appended.
     Refresh(Reply<u64>),
     /// A read found no view, or one that failed: open it again if that is still so.
-    Reopen,
+    Reopen(Reply<()>),
     Rebuild(Reply<u64>),
     Verify(Reply<Vec<Finding>>),
     Snapshot(Reply<u64>),
@@ -74,11 +74,9 @@ impl Committer {
     pub(super) async fn administer(&mut self, admin: Admin) -> ControlFlow<Closed> {
         match admin {
             Admin::Refresh(reply) => drop(reply.send(self.refresh().await)),
-            Admin::Reopen => {
+            Admin::Reopen(reply) => {
                 self.shared.reopen_begins();
-                if let Err(error) = self.live().await {
-                    error!(%error, "index view could not be reopened");
-                }
+                drop(reply.send(self.live().await.map(drop)));
             }
             Admin::Rebuild(reply) => drop(reply.send(self.rebuild().await)),
             Admin::Verify(reply) => drop(reply.send(self.verify().await)),
@@ -104,10 +102,22 @@ impl Committer {
     /// Closes the view and opens it as if the process had just started.
     pub(super) async fn reopen(&mut self) -> Result<Arc<Live>, IndexError> {
         self.release("being reopened").await?;
+        match self.open().await {
+            Ok(live) => {
+                self.shared.put(live.clone());
+                Ok(live)
+            }
+            Err(error) => {
+                error!(%error, "index view could not be opened");
+                self.shared.fail(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Arc<Live>, IndexError> {
         let extent = Extent::of(&self.log).await?;
-        let live = open_view(&self.log, &self.dir, &extent).await?;
-        self.shared.put(live.clone());
-        Ok(live)
+        open_view(&self.log, &self.dir, &extent).await
     }
 
     /// Takes the view away and waits until sled has closed it.

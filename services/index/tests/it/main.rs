@@ -3,6 +3,7 @@
 
 mod child;
 mod damage;
+mod full_disk;
 mod log_damage;
 mod rpc;
 mod support;

@@ -1,10 +1,10 @@
 //! Tokens and templates against what independent implementations gave (`tests/golden/README.md`).
 
-use e2llm_model::gguf::GgufFile;
+use e2llm_model::gguf::{GgufFile, check_safetensors};
 use e2llm_model::template::{ChatTemplate, Part, Role};
 use serde_json::Value;
 
-use crate::values::{cases, ids, read, text};
+use crate::values::{cases, ids, read, size, text, uniform, write_checkpoint};
 use crate::{GGUF, MINILM, SMOLLM};
 
 #[test]
@@ -68,6 +68,18 @@ fn the_shipped_template_keeps_the_spaces_of_a_content() {
     let kept = |case: &&Value| case["template"] == "smollm2" && case["chat"] == "spaces_kept";
     let case = cases(&golden["cases"]).find(kept).unwrap();
     assert_eq!(render(&template(&golden, "smollm2"), &golden["chats"]["spaces_kept"]).unwrap(), text(case, "text"));
+}
+
+#[test]
+fn weights_of_tiny_checkpoints_are_computed_as_the_generator_does() {
+    let golden = read("tiny.json");
+    for case in cases(&golden["formula"]) {
+        let value = uniform(text(case, "name"), size(case, "index") as u64);
+        assert_eq!(Some(f64::from(value)), case["value"].as_f64(), "{case}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    write_checkpoint(&golden["decoders"][0], directory.path());
+    check_safetensors(&directory.path().join("model.safetensors")).unwrap();
 }
 
 fn template(golden: &Value, name: &str) -> ChatTemplate {

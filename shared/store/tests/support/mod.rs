@@ -44,7 +44,7 @@ pub(crate) fn noise(bytes: usize, seed: u64) -> String {
 }
 
 /// Replaces an object's bytes, as a fault of the medium would.
-pub async fn damage(store: &Store, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) async fn damage(store: &Store, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = store.get(path).await.unwrap().expect(path).to_vec();
     change(&mut bytes);
     store.delete(path).await.unwrap();

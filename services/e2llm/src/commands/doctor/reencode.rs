@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::failure::warn_line;
 use crate::input::Part;
 use crate::job::{self, Rows};
-use crate::local::Services;
+use crate::local::{Needs, Services};
 use crate::output::Output;
 use crate::view::View;
 
@@ -22,7 +22,7 @@ const PAGE: u32 = 500;
 /// Encodes again the documents of this collection that need any of `damaged`; returns how many of those blobs are
 /// whole again.
 pub(super) async fn documents_with(app: &App, damaged: &BTreeSet<BlobName>) -> Result<u64> {
-    let services = app.services().await?;
+    let services = app.services(Needs::Models).await?;
     let result = run(app, &services, damaged).await;
     services.stop().await;
     result

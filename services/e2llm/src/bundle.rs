@@ -1,0 +1,80 @@
+//! The bundle in use: the one built into the binary, or a directory.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use candle_core::Device;
+use e2llm_model::generate::{DecoderFiles, Generator};
+use e2llm_model::{Bundle, Defaults, DocumentEncoder};
+use e2llm_weights::{Fetcher, ModelFiles, ModelRef};
+
+use crate::settings::Settings;
+
+/// The default bundle travels inside the binary, so that one file is enough to run.
+const BUNDLE_JSON: &str = include_str!("../../../shared/bundles/minilm-smollm2/bundle.json");
+const ADAPTER: &[u8] = include_bytes!("../../../shared/bundles/minilm-smollm2/adapter.safetensors");
+const LORA: &[u8] = include_bytes!("../../../shared/bundles/minilm-smollm2/lora.safetensors");
+
+/// A bundle with the weights it needs on this machine.
+pub(crate) struct LocalBundle {
+    pub(crate) bundle: Bundle,
+    pub(crate) encoder: ModelFiles,
+    pub(crate) decoder: ModelFiles,
+    pub(crate) fingerprint: String,
+}
+
+impl LocalBundle {
+    /// Finds the bundle of `settings` and fetches its weights when they are absent. Blocks.
+    pub(crate) fn prepare(settings: &Settings) -> Result<Self> {
+        let bundle = match &settings.bundle {
+            Some(directory) if Path::new(directory).is_dir() => Bundle::read(Path::new(directory))?,
+            Some(name) if name != built_in_name() => {
+                anyhow::bail!("no bundle {name:?}; give a bundle directory, or {:?} for the one built in", built_in_name())
+            }
+            _ => Bundle::new(BUNDLE_JSON, ADAPTER.to_vec(), Some(LORA.to_vec()))?,
+        };
+        let fetcher = settings.fetcher()?;
+        let encoder = resolve(&fetcher, &bundle.config.encoder)?;
+        let decoder = resolve(&fetcher, &bundle.config.decoder)?;
+        let fingerprint = bundle.fingerprint(encoder.sha256.as_str(), decoder.sha256.as_str());
+        Ok(Self { bundle, encoder, decoder, fingerprint })
+    }
+
+    /// What requests get that do not say otherwise.
+    pub(crate) fn defaults(&self) -> Defaults {
+        self.bundle.config.defaults.clone()
+    }
+
+    /// Loads the encoder half. Blocks.
+    pub(crate) fn document_encoder(&self) -> Result<DocumentEncoder> {
+        let (weights, config, tokenizer) = encoder_files(&self.encoder)?;
+        Ok(DocumentEncoder::load(&self.bundle, weights, &config, tokenizer, &Device::Cpu)?)
+    }
+
+    /// Loads the decoder half. Blocks.
+    pub(crate) fn generator(&self) -> Result<Generator> {
+        Ok(Generator::load(&self.bundle, &decoder_files(&self.decoder), &Device::Cpu)?)
+    }
+}
+
+fn built_in_name() -> &'static str {
+    "minilm-smollm2"
+}
+
+fn resolve(fetcher: &Fetcher, reference: &str) -> Result<ModelFiles> {
+    Ok(fetcher.resolve(&ModelRef::parse(reference)?)?)
+}
+
+/// Weights, text of `config.json`, and tokenizer of an encoder.
+pub(crate) fn encoder_files(files: &ModelFiles) -> Result<(&Path, String, &Path)> {
+    let weights = files.weights.first().with_context(|| format!("{} holds no encoder weights", files.dir.display()))?;
+    let config = files.config.as_deref().with_context(|| format!("{} holds no config.json", files.dir.display()))?;
+    let tokenizer = files.tokenizer.as_deref().with_context(|| format!("{} holds no tokenizer.json", files.dir.display()))?;
+    let text = std::fs::read_to_string(config).with_context(|| format!("cannot read {}", config.display()))?;
+    Ok((weights, text, tokenizer))
+}
+
+/// The same files as the decoder's loader wants them.
+pub(crate) fn decoder_files(files: &ModelFiles) -> DecoderFiles {
+    DecoderFiles { weights: files.weights.clone(), config: files.config.clone(), tokenizer: files.tokenizer.clone() }
+}

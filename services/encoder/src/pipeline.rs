@@ -1,0 +1,246 @@
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use e2llm_api::v1::index_client::IndexClient;
+use e2llm_api::v1::{CommitRequest, DocKey, DocRecord, GetRequest, Segment};
+use e2llm_api::{Collection, DocId, ErrorCode};
+use e2llm_model::chunk::Chunk;
+use e2llm_model::{DocumentEncoder, EncodedChunk, unit};
+use e2llm_runtime::{RetryPolicy, code_of, retry};
+use e2llm_store::{ChunkMeta, MAX_CHUNKS, SoftPrompt, Store};
+use half::f16;
+use tokio::sync::Semaphore;
+use tonic::transport::Channel;
+
+use crate::error::EncodeError;
+
+/// Chunks encoded between two looks at whether anyone still waits.
+const BATCH_CHUNKS: usize = 256;
+
+/// Encodes documents of the store and commits their records. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    encoder: Arc<DocumentEncoder>,
+    fingerprint: Arc<str>,
+    store: Store,
+    index: IndexClient<Channel>,
+    /// One document computes at a time: its products already use every core.
+    compute: Arc<Semaphore>,
+}
+
+/// A document to encode; its text is in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// The set it belongs to.
+    pub collection: Collection,
+    /// Its name.
+    pub doc_id: DocId,
+    /// blake3 of its text, hex.
+    pub text_hash: String,
+}
+
+/// A document's record, and whether anything had to be done for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Encoded {
+    /// What the index holds now.
+    pub record: DocRecord,
+    /// Same text, bundle and ratio as before: nothing was encoded.
+    pub unchanged: bool,
+}
+
+/// What is summed up over a document's segments.
+#[derive(Default)]
+struct Totals {
+    segments: Vec<Segment>,
+    tokens: u64,
+    vector: Vec<f32>,
+}
+
+impl Pipeline {
+    /// `fingerprint` is the bundle's.
+    pub fn new(encoder: Arc<DocumentEncoder>, fingerprint: &str, store: Store, index: IndexClient<Channel>) -> Self {
+        Self { encoder, fingerprint: fingerprint.into(), store, index, compute: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// The store documents are read from and written to.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The bundle's fingerprint.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Unit vectors `[d_enc]` of texts.
+    pub async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vec<f32>>, EncodeError> {
+        let encoder = self.encoder.clone();
+        self.compute(move || texts.iter().map(|text| Ok(encoder.embed(text)?)).collect()).await
+    }
+
+    /// Encodes a document unless the index already has it, and commits its record.
+    pub async fn encode(&self, document: &Document) -> Result<Encoded, EncodeError> {
+        if let Some(record) = self.known(document).await? {
+            return Ok(Encoded { record, unchanged: true });
+        }
+        let text: Arc<str> = self.store.get_text(&document.text_hash).await?.into();
+        let mut totals = Totals::default();
+        let mut start = 0;
+        while let Some(chunks) = self.next_chunks(&text, start).await? {
+            start = chunks.last().map_or(text.len(), |c| c.end);
+            self.segment(document, &text, chunks, &mut totals).await?;
+        }
+        if totals.segments.is_empty() {
+            return Err(EncodeError::Empty { doc_id: document.doc_id.to_string() });
+        }
+        let record = self.record(document, &text, totals);
+        let manifest = self.commit(record.clone()).await?;
+        Ok(Encoded { record: DocRecord { version: manifest, ..record }, unchanged: false })
+    }
+
+    /// The record in the index, when it was made from the same text.
+    async fn known(&self, document: &Document) -> Result<Option<DocRecord>, EncodeError> {
+        let key = DocKey {
+            collection: document.collection.to_string(),
+            doc_id: document.doc_id.to_string(),
+            fingerprint: self.fingerprint.to_string(),
+        };
+        let request = GetRequest { key: Some(key) };
+        let found = retry(&RetryPolicy::default(), "Index.Get", "the index", || {
+            let (mut index, request) = (self.index.clone(), request.clone());
+            async move { index.get(request).await }
+        });
+        match found.await {
+            Ok(response) => Ok(response.into_inner().record.filter(|r| r.text_hash == document.text_hash)),
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn commit(&self, record: DocRecord) -> Result<u64, EncodeError> {
+        let request = CommitRequest { records: vec![record] };
+        let committed = retry(&RetryPolicy::default(), "Index.Commit", "the index", || {
+            let (mut index, request) = (self.index.clone(), request.clone());
+            async move { index.commit(request).await }
+        });
+        Ok(committed.await?.into_inner().manifest)
+    }
+
+    /// The chunks of the next segment, from byte `start` on.
+    async fn next_chunks(&self, text: &Arc<str>, start: usize) -> Result<Option<Vec<Chunk>>, EncodeError> {
+        let (encoder, text) = (self.encoder.clone(), text.clone());
+        self.compute(move || {
+            let shifted = |chunk: Chunk| Chunk { start: chunk.start + start, end: chunk.end + start, ..chunk };
+            let chunks = encoder.chunker().chunks(&text[start..]).take(MAX_CHUNKS);
+            let chunks: Vec<Chunk> = chunks.map(|c| Ok(shifted(c?))).collect::<Result<_, EncodeError>>()?;
+            Ok((!chunks.is_empty()).then_some(chunks))
+        })
+        .await
+    }
+
+    /// Encodes one segment, or finds it already stored.
+    async fn segment(&self, document: &Document, text: &Arc<str>, chunks: Vec<Chunk>, totals: &mut Totals) -> Result<(), EncodeError> {
+        let range = chunks.first().map_or(0, |c| c.start)..chunks.last().map_or(0, |c| c.end);
+        let input_key = self.input_key(&document.text_hash, range.start, range.end);
+        if let Some(segment) = self.store.find_blob(&input_key).await? {
+            let prompt = self.store.get_blob(&segment).await?;
+            totals.add(segment, &prompt);
+            return Ok(());
+        }
+        let encoded = self.encode_chunks(text, &chunks).await?;
+        let prompt = self.prompt(document, input_key, &chunks, &encoded);
+        totals.add(self.store.put_blob(&prompt).await?, &prompt);
+        Ok(())
+    }
+
+    async fn encode_chunks(&self, text: &Arc<str>, chunks: &[Chunk]) -> Result<Vec<EncodedChunk>, EncodeError> {
+        let mut encoded = Vec::with_capacity(chunks.len());
+        for batch in chunks.chunks(BATCH_CHUNKS) {
+            let (encoder, text, batch) = (self.encoder.clone(), text.clone(), batch.to_vec());
+            let part = self.compute(move || {
+                let texts: Vec<&str> = batch.iter().map(|c| c.text(&text)).collect();
+                Ok(encoder.encode(&texts)?)
+            });
+            encoded.extend(part.await?);
+        }
+        Ok(encoded)
+    }
+
+    fn prompt(&self, document: &Document, input_key: String, chunks: &[Chunk], encoded: &[EncodedChunk]) -> SoftPrompt {
+        let halves = |values: &[f32]| values.iter().map(|v| f16::from_f32(*v)).collect::<Vec<_>>();
+        let meta = |(chunk, encoded): (&Chunk, &EncodedChunk)| ChunkMeta {
+            text_start: chunk.start as u64,
+            text_end: chunk.end as u64,
+            tokens: encoded.tokens as u32,
+            soft_tokens: encoded.count as u32,
+        };
+        SoftPrompt {
+            fingerprint: self.fingerprint.to_string(),
+            ratio: self.encoder.ratio() as u32,
+            input_key,
+            text_hash: document.text_hash.clone(),
+            text_start: chunks.first().map_or(0, |c| c.start as u64),
+            text_end: chunks.last().map_or(0, |c| c.end as u64),
+            d_model: self.encoder.d_model(),
+            d_enc: self.encoder.d_enc(),
+            chunks: chunks.iter().zip(encoded).map(meta).collect(),
+            soft: encoded.iter().flat_map(|e| halves(&e.soft)).collect(),
+            vectors: encoded.iter().flat_map(|e| halves(&e.vector)).collect(),
+        }
+    }
+
+    fn record(&self, document: &Document, text: &str, totals: Totals) -> DocRecord {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        DocRecord {
+            collection: document.collection.to_string(),
+            doc_id: document.doc_id.to_string(),
+            fingerprint: self.fingerprint.to_string(),
+            ratio: self.encoder.ratio() as u32,
+            version: 0,
+            text_hash: document.text_hash.clone(),
+            text_bytes: text.len() as u64,
+            text_stored: true,
+            source_tokens: totals.tokens,
+            chunks: totals.segments.iter().map(|s| s.chunks).sum(),
+            soft_tokens: totals.segments.iter().map(|s| s.soft_tokens).sum(),
+            d_model: self.encoder.d_model() as u32,
+            segments: totals.segments,
+            mean_vector: unit(totals.vector).iter().flat_map(|v| v.to_le_bytes()).collect(),
+            encoded_unix_ms: now.as_millis() as u64,
+        }
+    }
+
+    /// Hash of everything a segment's soft tokens are made from. The fingerprint covers models, adapter, ratio and chunker.
+    fn input_key(&self, text_hash: &str, start: usize, end: usize) -> String {
+        let text = format!("{}\n{}\n{text_hash}\n{start}\n{end}", self.fingerprint, self.encoder.ratio());
+        blake3::hash(text.as_bytes()).to_hex().to_string()
+    }
+
+    async fn compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, EncodeError> + Send + 'static,
+    ) -> Result<T, EncodeError> {
+        let stopped = |e: &dyn std::fmt::Display| EncodeError::Stopped(e.to_string());
+        let _turn = self.compute.acquire().await.map_err(|e| stopped(&e))?;
+        tokio::task::spawn_blocking(work).await.map_err(|e| stopped(&e))?
+    }
+
+    /// Whether the index answers: what readiness means for an encoder.
+    pub async fn ready(&self) -> bool {
+        let probe = self.index.clone().get(GetRequest {
+            key: Some(DocKey { collection: "default".to_owned(), doc_id: "-".to_owned(), fingerprint: String::new() }),
+        });
+        probe.await.map_or_else(|status| code_of(&status) == ErrorCode::NotFound, |_| true)
+    }
+}
+
+impl Totals {
+    fn add(&mut self, segment: Segment, prompt: &SoftPrompt) {
+        self.segments.push(segment);
+        self.tokens += prompt.chunks.iter().map(|c| u64::from(c.tokens)).sum::<u64>();
+        self.vector.resize(prompt.d_enc, 0.0);
+        for vector in prompt.vectors.chunks_exact(prompt.d_enc) {
+            self.vector.iter_mut().zip(vector).for_each(|(sum, v)| *sum += v.to_f32());
+        }
+    }
+}
