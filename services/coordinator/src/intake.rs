@@ -43,11 +43,6 @@ impl Intake {
         Ok(())
     }
 
-    /// Forgets the pieces taken.
-    pub(crate) fn skip(&mut self) {
-        self.text = Text::None;
-    }
-
     /// Finishes row `number`: its text gets a name; what is wrong with it becomes its error.
     pub(crate) async fn row(&mut self, number: u64, given: Row) -> Result<Row, CoordinatorError> {
         let text = std::mem::replace(&mut self.text, Text::None);

@@ -58,7 +58,7 @@ pub struct Request {
 }
 
 /// Receives the answer's text; returns false when nobody wants it any more.
-pub type Emit = Box<dyn FnMut(&str) -> bool + Send>;
+pub(crate) type Emit = Box<dyn FnMut(&str) -> bool + Send>;
 
 impl Answering {
     /// `fingerprint` and `defaults` are the bundle's.
@@ -74,7 +74,7 @@ impl Answering {
     }
 
     /// Answers, handing the text to `emit` as it is written.
-    pub async fn answer(&self, request: &Request, emit: Emit) -> Result<Usage, DecodeError> {
+    pub(crate) async fn answer(&self, request: &Request, emit: Emit) -> Result<Usage, DecodeError> {
         let begun = Instant::now();
         let instruction = self.instruction(&request.task);
         let options = self.options(request)?;
@@ -88,24 +88,39 @@ impl Answering {
                 let layout = lay_out(&documents, &chunks, Purpose::Question(&vector), budget, self.tokenizer())?;
                 self.write(layout, instruction, options, request.priority, begun, emit).await?
             }
-            Task::Summarize(_) => self.summarize(&documents, &chunks, instruction, options, budget, request.priority, begun, emit).await?,
+            Task::Summarize(_) => {
+                self.summarize(&documents, &chunks, instruction, options, budget, request.priority, begun, emit).await?
+            }
         };
         usage.total_us = micros(begun);
         Ok(usage)
     }
 
     /// Log-likelihood in nats and token count of each choice as the answer to a question.
-    pub async fn score(&self, request: &Request, choices: Vec<String>) -> Result<(Vec<(f64, usize)>, Usage), DecodeError> {
+    pub async fn score(
+        &self,
+        request: &Request,
+        choices: Vec<String>,
+    ) -> Result<(Vec<(f64, usize)>, Usage), DecodeError> {
         let begun = Instant::now();
-        let Task::Ask(question) = &request.task else { return Err(DecodeError::Invalid("only questions have choices".to_owned())) };
+        let Task::Ask(question) = &request.task else {
+            return Err(DecodeError::Invalid("only questions have choices".to_owned()));
+        };
         let instruction = self.instruction(&request.task);
-        let longest = choices.iter().map(|c| self.tokenizer().count(c)).collect::<Result<Vec<_>, _>>()?.into_iter().max().unwrap_or(0);
+        let longest = choices
+            .iter()
+            .map(|c| self.tokenizer().count(c))
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .max()
+            .unwrap_or(0);
         let budget = self.budget(&request.context, &instruction, longest)?;
         let documents = self.documents(request, budget.expand_chunks > 0).await?;
         let chunks: Vec<(usize, ChunkRef)> =
             documents.iter().enumerate().flat_map(|(d, doc)| doc.chunks().into_iter().map(move |c| (d, c))).collect();
         let vector = self.embed(question).await?;
-        let Layout { pieces, mut usage } = lay_out(&documents, &chunks, Purpose::Question(&vector), budget, self.tokenizer())?;
+        let Layout { pieces, mut usage } =
+            lay_out(&documents, &chunks, Purpose::Question(&vector), budget, self.tokenizer())?;
         let scores = self.engine.run(request.priority, move |generator| {
             let prompt = generator.prompt(pieces, &instruction)?;
             choices.iter().map(|choice| Ok(generator.score(&prompt, choice)?)).collect()
@@ -136,7 +151,11 @@ impl Answering {
         let sampler = SamplerOptions {
             temperature: f64::from(generate.temperature),
             top_p: if generate.top_p == 0.0 { 1.0 } else { f64::from(generate.top_p) },
-            repetition_penalty: if generate.repetition_penalty == 0.0 { self.defaults.repetition_penalty } else { generate.repetition_penalty },
+            repetition_penalty: if generate.repetition_penalty == 0.0 {
+                self.defaults.repetition_penalty
+            } else {
+                generate.repetition_penalty
+            },
             seed: generate.seed,
         };
         // Refused here, before anything is fetched; the engine would refuse it too.
@@ -164,7 +183,10 @@ impl Answering {
 
     async fn documents(&self, request: &Request, with_text: bool) -> Result<Vec<LoadedDocument>, DecodeError> {
         if request.doc_ids.is_empty() || request.doc_ids.len() > MAX_DOCUMENTS {
-            return Err(DecodeError::Invalid(format!("{} document ids; give 1 to {MAX_DOCUMENTS}", request.doc_ids.len())));
+            return Err(DecodeError::Invalid(format!(
+                "{} document ids; give 1 to {MAX_DOCUMENTS}",
+                request.doc_ids.len()
+            )));
         }
         let d_model = self.engine.generator().d_model();
         let mut documents = Vec::with_capacity(request.doc_ids.len());
@@ -181,20 +203,24 @@ impl Answering {
             fingerprint: self.fingerprint.to_string(),
         };
         let keys = BatchGetRequest { keys: request.doc_ids.iter().map(key).collect() };
-        let found = retry(&RetryPolicy::default(), "Index.BatchGet", "the index", || {
+        let policy = RetryPolicy::default();
+        let found = retry(&policy, "Index.BatchGet", "the index", || {
             let (mut index, keys) = (self.index.clone(), keys.clone());
             async move { index.batch_get(keys).await }
         });
         let results = found.await?.into_inner().results;
         let record = |(found, doc_id): (e2llm_api::v1::LookedUp, &String)| {
-            found.record.ok_or_else(|| DecodeError::Unknown { doc_id: doc_id.clone(), collection: request.collection.clone() })
+            found
+                .record
+                .ok_or_else(|| DecodeError::Unknown { doc_id: doc_id.clone(), collection: request.collection.clone() })
         };
         results.into_iter().zip(&request.doc_ids).map(record).collect()
     }
 
     async fn embed(&self, text: &str) -> Result<Vec<f32>, DecodeError> {
         let request = EmbedRequest { texts: vec![text.to_owned()] };
-        let embedded = retry(&RetryPolicy::default(), "Encoder.Embed", "the encoder", || {
+        let policy = RetryPolicy::default();
+        let embedded = retry(&policy, "Encoder.Embed", "the encoder", || {
             let (mut encoder, request) = (self.encoder.clone(), request.clone());
             async move { encoder.embed(request).await }
         });
@@ -267,7 +293,9 @@ impl Answering {
         while self.tokens(&partials)? > budget.positions && partials.len() > 1 {
             let mut merged = Vec::new();
             for pair in partials.chunks(MERGED_AT_ONCE) {
-                let (usage, text) = self.collect(self.text_layout(pair)?, instruction.clone(), options.clone(), priority, begun).await?;
+                let (usage, text) = self
+                    .collect(self.text_layout(pair)?, instruction.clone(), options.clone(), priority, begun)
+                    .await?;
                 add(&mut total, usage);
                 merged.push(text);
             }
@@ -281,7 +309,14 @@ impl Answering {
     }
 
     /// [`Answering::write`] with the text returned instead of emitted.
-    async fn collect(&self, layout: Layout, instruction: String, options: Options, priority: Priority, begun: Instant) -> Result<(Usage, String), DecodeError> {
+    async fn collect(
+        &self,
+        layout: Layout,
+        instruction: String,
+        options: Options,
+        priority: Priority,
+        begun: Instant,
+    ) -> Result<(Usage, String), DecodeError> {
         let (sender, receiver) = std::sync::mpsc::channel();
         let emit: Emit = Box::new(move |text| sender.send(text.to_owned()).is_ok());
         let usage = self.write(layout, instruction, options, priority, begun, emit).await?;

@@ -30,7 +30,12 @@ pub(crate) struct ChunkRef {
 
 impl LoadedDocument {
     /// Fetches every segment; `with_text` also the text, when the store has it.
-    pub(crate) async fn load(store: &Store, record: DocRecord, with_text: bool, d_model: usize) -> Result<Self, DecodeError> {
+    pub(crate) async fn load(
+        store: &Store,
+        record: DocRecord,
+        with_text: bool,
+        d_model: usize,
+    ) -> Result<Self, DecodeError> {
         let mut prompts = Vec::with_capacity(record.segments.len());
         for segment in &record.segments {
             let prompt = store.get_blob(segment).await?;

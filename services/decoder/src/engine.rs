@@ -25,6 +25,7 @@ type Work = Box<dyn FnOnce(&Generator) + Send>;
 pub struct Engine {
     queue: Arc<Queue>,
     generator: Arc<Generator>,
+    _life: Arc<Life>,
 }
 
 struct Queue {
@@ -36,7 +37,7 @@ struct Queue {
 struct Waiting {
     interactive: VecDeque<Work>,
     bulk: VecDeque<Work>,
-    handles: usize,
+    closed: bool,
 }
 
 impl std::fmt::Debug for Engine {
@@ -51,14 +52,14 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next work, or `None` when no handle is left.
+    /// The next work, or `None` when no engine is left to ask for any.
     fn next(&self) -> Option<Work> {
         let mut waiting = self.lock();
         loop {
             if let Some(work) = waiting.interactive.pop_front().or_else(|| waiting.bulk.pop_front()) {
                 return Some(work);
             }
-            if waiting.handles == 0 {
+            if waiting.closed {
                 return None;
             }
             waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
@@ -66,29 +67,30 @@ impl Queue {
     }
 }
 
-/// Ends the thread when the last engine handle is gone.
-struct Handle(Arc<Queue>);
+/// Ends the thread, after the work that waits, when the last clone of its engine is gone.
+struct Life(Arc<Queue>);
 
-impl Drop for Handle {
+impl Drop for Life {
     fn drop(&mut self) {
-        self.0.lock().handles = 0;
+        self.0.lock().closed = true;
         self.0.changed.notify_all();
     }
 }
 
 impl Engine {
-    /// Starts the thread. The returned guard ends it, after the work that waits, when dropped.
-    pub fn start(generator: Generator) -> std::io::Result<(Self, impl Send + Sync + 'static)> {
-        let queue = Arc::new(Queue { waiting: Mutex::new(Waiting { handles: 1, ..Waiting::default() }), changed: Condvar::new() });
-        let engine = Self { queue: queue.clone(), generator: Arc::new(generator) };
-        let (own, generator) = (queue.clone(), engine.generator.clone());
+    /// Starts the thread.
+    pub fn start(generator: Generator) -> std::io::Result<Self> {
+        let queue = Arc::new(Queue { waiting: Mutex::new(Waiting::default()), changed: Condvar::new() });
+        let life = Arc::new(Life(queue.clone()));
+        let engine = Self { queue: queue.clone(), generator: Arc::new(generator), _life: life };
+        let (own, generator) = (queue, engine.generator.clone());
         std::thread::Builder::new().name("decoder".to_owned()).spawn(move || {
             while let Some(work) = own.next() {
                 // A fault in one request must not end the thread that serves the others; its caller sees `Stopped`.
                 let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&generator)));
             }
         })?;
-        Ok((engine, Handle(queue)))
+        Ok(engine)
     }
 
     /// Sizes and tokenizer of the decoder; computing goes through [`Engine::run`].
@@ -107,7 +109,9 @@ impl Engine {
             let mut waiting = self.queue.lock();
             let count = waiting.interactive.len();
             let queue = match priority {
-                Priority::Interactive if count >= MAX_WAITING => return Err(DecodeError::Overloaded { waiting: count }),
+                Priority::Interactive if count >= MAX_WAITING => {
+                    return Err(DecodeError::Overloaded { waiting: count });
+                }
                 Priority::Interactive => &mut waiting.interactive,
                 Priority::Bulk => &mut waiting.bulk,
             };

@@ -21,7 +21,9 @@ pub enum DecodeError {
         collection: String,
     },
     /// A stored prompt made for another decoder.
-    #[error("the soft tokens of document {doc_id:?} have width {found}, the decoder takes {expected}; encode it again with this bundle")]
+    #[error(
+        "the soft tokens of document {doc_id:?} have width {found}, the decoder takes {expected}; encode it again with this bundle"
+    )]
     Width {
         /// The document.
         doc_id: String,
@@ -65,7 +67,9 @@ impl DecodeError {
             DecodeError::Store(error) => error.code(),
             DecodeError::Call(error) => error.code(),
             DecodeError::Model(ModelError::QuestionTooLong { .. }) => ErrorCode::QuestionTooLong,
-            DecodeError::Model(ModelError::Setting { .. } | ModelError::WindowExceeded { .. }) => ErrorCode::InvalidArgument,
+            DecodeError::Model(ModelError::Setting { .. } | ModelError::WindowExceeded { .. }) => {
+                ErrorCode::InvalidArgument
+            }
             DecodeError::Model(_) => ErrorCode::Internal,
             DecodeError::Stopped => ErrorCode::Unavailable,
         }
@@ -79,7 +83,9 @@ impl DecodeError {
     /// The error as a call's status.
     pub fn status(&self) -> Status {
         match self {
-            DecodeError::Overloaded { .. } => e2llm_runtime::overloaded(self.to_string(), std::time::Duration::from_secs(2)),
+            DecodeError::Overloaded { .. } => {
+                e2llm_runtime::overloaded(self.to_string(), std::time::Duration::from_secs(2))
+            }
             _ => e2llm_api::status(self.code(), self.to_string()),
         }
     }

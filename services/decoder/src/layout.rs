@@ -46,7 +46,8 @@ pub(crate) fn lay_out(
         Purpose::Question(vector) => for_question(&candidates, vector, budget, &mut cost),
         Purpose::Summary => for_summary(&candidates, budget, &mut cost),
     };
-    let mut layout = Layout { pieces: Vec::new(), usage: Usage { chunks_total: chunks.len() as u32, ..Usage::default() } };
+    let mut layout =
+        Layout { pieces: Vec::new(), usage: Usage { chunks_total: chunks.len() as u32, ..Usage::default() } };
     let mut previous = None;
     for ((&(document, chunk), form), text) in chunks.iter().zip(&forms).zip(texts) {
         if previous.is_some_and(|p| p != document) && *form != Form::LeftOut {

@@ -1,5 +1,5 @@
-use e2llm_api::status;
 use e2llm_api::ErrorCode;
+use e2llm_api::status;
 use e2llm_api::v1::decoder_server::Decoder;
 use e2llm_api::v1::generate_event::Event;
 use e2llm_api::v1::{AskRequest, ChoiceScore, GenerateEvent, ScoreRequest, ScoreResponse, SummarizeRequest};
@@ -106,7 +106,8 @@ impl Decoder for DecoderService {
             priority: Priority::Interactive,
         };
         let (scores, usage) = self.answering.score(&asked, request.choices).await.map_err(|e| e.status())?;
-        let scores = scores.into_iter().map(|(log_likelihood, tokens)| ChoiceScore { log_likelihood, tokens: tokens as u32 });
+        let scores =
+            scores.into_iter().map(|(log_likelihood, tokens)| ChoiceScore { log_likelihood, tokens: tokens as u32 });
         Ok(Response::new(ScoreResponse { scores: scores.collect(), usage: Some(usage) }))
     }
 }

@@ -54,7 +54,9 @@ impl TaskHandler for DecodeTasks {
                     result.text = text;
                     result.usage = Some(usage);
                 }
-                Err(error) if error.code().is_retriable() || error.code() == ErrorCode::Cancelled => return Err(error.row()),
+                Err(error) if error.code().is_retriable() || error.code() == ErrorCode::Cancelled => {
+                    return Err(error.row());
+                }
                 Err(error) => {
                     warn!(id = %row.id, %error, "decode failed");
                     result.error = Some(error.row());

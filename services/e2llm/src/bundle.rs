@@ -29,7 +29,10 @@ impl LocalBundle {
         let bundle = match &settings.bundle {
             Some(directory) if Path::new(directory).is_dir() => Bundle::read(Path::new(directory))?,
             Some(name) if name != built_in_name() => {
-                anyhow::bail!("no bundle {name:?}; give a bundle directory, or {:?} for the one built in", built_in_name())
+                anyhow::bail!(
+                    "no bundle {name:?}; give a bundle directory, or {:?} for the one built in",
+                    built_in_name()
+                )
             }
             _ => Bundle::new(BUNDLE_JSON, ADAPTER.to_vec(), Some(LORA.to_vec()))?,
         };
@@ -69,7 +72,8 @@ fn resolve(fetcher: &Fetcher, reference: &str) -> Result<ModelFiles> {
 pub(crate) fn encoder_files(files: &ModelFiles) -> Result<(&Path, String, &Path)> {
     let weights = files.weights.first().with_context(|| format!("{} holds no encoder weights", files.dir.display()))?;
     let config = files.config.as_deref().with_context(|| format!("{} holds no config.json", files.dir.display()))?;
-    let tokenizer = files.tokenizer.as_deref().with_context(|| format!("{} holds no tokenizer.json", files.dir.display()))?;
+    let tokenizer =
+        files.tokenizer.as_deref().with_context(|| format!("{} holds no tokenizer.json", files.dir.display()))?;
     let text = std::fs::read_to_string(config).with_context(|| format!("cannot read {}", config.display()))?;
     Ok((weights, text, tokenizer))
 }

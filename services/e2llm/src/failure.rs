@@ -5,7 +5,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use e2llm_runtime::code_of;
+use e2llm_api::ErrorCode;
+use e2llm_runtime::{CallError, code_of};
 use tonic::Status;
 
 /// Exit code of a process that SIGINT ended.
@@ -80,6 +81,14 @@ pub(crate) fn of_status(status: &Status, address: &str) -> anyhow::Error {
         innermost = cause;
     }
     anyhow::anyhow!("cannot reach {address}: {innermost}; check --server and that `e2llm serve all` runs there")
+}
+
+/// The error of a call that was tried again and failed for good.
+pub(crate) fn of_call(error: CallError) -> anyhow::Error {
+    if error.code() == ErrorCode::Unavailable {
+        return anyhow::anyhow!("{error}; check --server and that `e2llm serve all` runs there");
+    }
+    error.into()
 }
 
 #[cfg(test)]

@@ -42,9 +42,9 @@ pub(crate) struct Services {
 /// Services of this process, to be stopped in order.
 #[derive(Debug)]
 struct Own {
-    shutdown: Shutdown,
     parts: Parts,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// In the order in which they end: workers hand back their tasks while the server still listens.
+    tasks: Mutex<Vec<(Shutdown, JoinHandle<()>)>>,
     _lock: StoreLock,
 }
 
@@ -109,9 +109,9 @@ impl Services {
     /// Stops services of this process; does nothing to those behind an address.
     pub(crate) async fn stop(self) {
         let Some(own) = &self.own else { return };
-        own.shutdown.request();
         let tasks = own.tasks.lock().map(|mut tasks| std::mem::take(&mut *tasks)).unwrap_or_default();
-        for task in tasks {
+        for (shutdown, task) in tasks {
+            shutdown.request();
             // A task that panicked has logged it; the others still have to end.
             let _ = task.await;
         }
@@ -140,18 +140,24 @@ pub(crate) async fn start(settings: &Settings, needs: Needs, options: Coordinato
             encoder(bundle.clone(), store.clone(), &endpoint),
             decoder(bundle.clone(), store.clone(), &endpoint, &endpoint),
         )?;
-        tasks.push(worker(&endpoint, Stage::Encode, EncodeTasks::new(pipeline.clone()), &shutdown));
-        tasks.push(worker(&endpoint, Stage::Decode, DecodeTasks::new(answering.clone()), &shutdown));
+        let ending = Shutdown::new();
+        for task in [
+            worker(&endpoint, Stage::Encode, EncodeTasks::new(pipeline.clone()), &ending),
+            worker(&endpoint, Stage::Decode, DecodeTasks::new(answering.clone()), &ending),
+        ] {
+            tasks.push((ending.clone(), task));
+        }
         parts.models = Some((pipeline, answering));
     }
     let server = parts.register(ServerBuilder::new(ServerOptions { drain: SHORT_DRAIN, ..ServerOptions::default() }));
     let ending = shutdown.clone();
-    tasks.push(tokio::spawn(async move {
+    let serving = tokio::spawn(async move {
         if let Err(error) = server.serve_in_process(listener, ending).await {
             tracing::error!(%error, "services of this process ended");
         }
-    }));
-    let own = Own { shutdown, parts, tasks: Mutex::new(tasks), _lock: lock };
+    });
+    tasks.push((shutdown, serving));
+    let own = Own { parts, tasks: Mutex::new(tasks), _lock: lock };
     Ok(Services { own: Some(Arc::new(own)), ..services })
 }
 
@@ -182,11 +188,17 @@ pub(crate) async fn encoder(bundle: Arc<LocalBundle>, store: Store, index: &Endp
     Ok(Pipeline::new(Arc::new(encoder), &fingerprint, store, index.index()))
 }
 
-/// The decoder with its thread, which ends with the process.
-pub(crate) async fn decoder(bundle: Arc<LocalBundle>, store: Store, index: &Endpoint, encoder: &Endpoint) -> Result<Answering> {
+/// The decoder with its thread, which ends with its last user.
+pub(crate) async fn decoder(
+    bundle: Arc<LocalBundle>,
+    store: Store,
+    index: &Endpoint,
+    encoder: &Endpoint,
+) -> Result<Answering> {
     let (fingerprint, defaults) = (bundle.fingerprint.clone(), bundle.defaults());
     let loaded = tokio::task::spawn_blocking(move || bundle.generator()).await;
-    let engine = Engine::start(loaded.context("loading the decoder stopped")??).context("cannot start the decoder's thread")?;
+    let engine =
+        Engine::start(loaded.context("loading the decoder stopped")??).context("cannot start the decoder's thread")?;
     Ok(Answering::new(engine, &fingerprint, defaults, store, index.index(), encoder.encoder()))
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
@@ -41,8 +41,10 @@ impl Output {
             let file = opened.with_context(|| format!("cannot write to --output {}", path.display()))?;
             return Ok(Output::Device { path, writer: Box::new(BufWriter::new(file)) });
         }
-        let file = temporary_beside(&path).with_context(|| {
-            format!("cannot write --output {}; check that its directory exists and is writable", path.display())
+        let file = temporary_beside(&path).map_err(|error| {
+            // The error's text has the temporary file's name, which says nothing to the user.
+            let (path, kind) = (path.display(), error.kind());
+            anyhow!("cannot write --output {path} ({kind}); check that its directory exists and is writable")
         })?;
         Ok(Output::File { path, writer: Box::new(BufWriter::new(file)) })
     }

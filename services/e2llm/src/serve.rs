@@ -40,7 +40,8 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, shutdown: Shutdown
         Role::Coordinator => boot.coordinator().await?,
         Role::Encoder => boot.encoder(&endpoint(&args.index_url, "--index-url")?, coordinator(&args)?).await?,
         Role::Decoder => {
-            let (index, encoder) = (endpoint(&args.index_url, "--index-url")?, endpoint(&args.encoder_url, "--encoder-url")?);
+            let (index, encoder) =
+                (endpoint(&args.index_url, "--index-url")?, endpoint(&args.encoder_url, "--encoder-url")?);
             boot.decoder(&index, &encoder, coordinator(&args)?).await?;
         }
         Role::All => {}

@@ -1,16 +1,212 @@
-//! `e2llm train`: training and evaluation of adapters.
+//! `e2llm train`: training of adapters, and the held-out losses that judge them.
 
-use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use clap::{Args, Subcommand};
+use e2llm_model::generate::DecoderFiles;
+use e2llm_model::{TextEncoder, TextTokenizer};
 use e2llm_runtime::Shutdown;
+use e2llm_train::run::{Models, Report, Rhythm, Run, sampler};
+use e2llm_train::{Corpus, Evaluation, LocalSession, Recipe, evaluate};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 
+use crate::bundle::{LocalBundle, decoder_files, encoder_files};
+use crate::output::print_line;
 use crate::settings::Settings;
 
 /// `e2llm train …`
-#[derive(Debug, clap::Args)]
-pub(crate) struct TrainArgs {}
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct TrainArgs {
+    #[command(subcommand)]
+    command: Option<TrainCommand>,
+    #[command(flatten)]
+    run: Option<RunArgs>,
+}
+
+#[derive(Debug, Subcommand)]
+enum TrainCommand {
+    /// Held-out losses: right chunk, wrong chunk, no context, full text
+    Evaluate(EvaluateArgs),
+}
+
+/// Train an adapter and a decoder LoRA; repeating the command resumes from the last checkpoint
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// What to train, in YAML
+    #[arg(long, value_name = "FILE")]
+    recipe: PathBuf,
+    /// Documents to train on: JSON Lines of {"id", "text", "abstract"?}
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Documents to measure on while training; the same form
+    #[arg(long, value_name = "FILE")]
+    held_out: Option<PathBuf>,
+    /// Directory for checkpoints, curve.jsonl and the finished bundle
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Stop, with a checkpoint, after this many minutes
+    #[arg(long, value_name = "N")]
+    minutes: Option<u64>,
+    /// Steps between checkpoints
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    save_every: usize,
+    /// Steps between measurements on --held-out; 0: never
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    evaluate_every: usize,
+}
+
+#[derive(Debug, Args)]
+struct EvaluateArgs {
+    /// Documents: JSON Lines of {"id", "text"}, at least two
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Passages to measure
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    passages: usize,
+    /// Which passages, and which wrong chunks
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
 
 /// Runs the command until it ends or shutdown is requested.
 pub(crate) async fn run(args: TrainArgs, settings: &Settings, shutdown: Shutdown) -> Result<()> {
-    let _ = (args, settings, shutdown);
-    bail!("training is not part of this build yet")
+    let settings = settings.clone();
+    let work = tokio::task::spawn_blocking(move || match (args.command, args.run) {
+        (Some(TrainCommand::Evaluate(args)), _) => evaluate_bundle(&args, &settings),
+        (None, Some(args)) => train(&args, &settings),
+        (None, None) => bail!("nothing to train; give --recipe, --input and --output, or `train evaluate`"),
+    });
+    tokio::select! {
+        done = work => done.context("training stopped")?,
+        () = shutdown.requested() => bail!("interrupted; run the same command again to resume from the last checkpoint"),
+    }
+}
+
+/// The models of the bundle in use, the decoder expanded to f32 and without LoRA.
+fn models(bundle: &LocalBundle) -> Result<Models> {
+    let (weights, config, tokenizer) = encoder_files(&bundle.encoder)?;
+    let files: DecoderFiles = decoder_files(&bundle.decoder);
+    let (decoder, tokens, template) = files.load(&Device::Cpu)?;
+    let frame = template.frame(&tokens, None)?;
+    Ok(Models {
+        encoder: Arc::new(TextEncoder::load(weights, &config, &Device::Cpu)?),
+        pieces: Arc::new(TextTokenizer::from_file(tokenizer)?),
+        decoder: decoder.into_dense()?,
+        tokens: Arc::new(tokens),
+        frame,
+    })
+}
+
+fn train(args: &RunArgs, settings: &Settings) -> Result<()> {
+    let text =
+        std::fs::read_to_string(&args.recipe).with_context(|| format!("cannot read {}", args.recipe.display()))?;
+    let recipe = Recipe::parse(&text)?;
+    let corpus = Corpus::read(&args.input)?;
+    let held_out = args.held_out.as_deref().map(Corpus::read).transpose()?;
+    let bundle = LocalBundle::prepare(settings)?;
+    let mut log = Log::open(&args.output, settings)?;
+    let mut report = |news: Report| log.write(&news);
+    let mut run = Run::start(&recipe, models(&bundle)?, &corpus, held_out.as_ref(), &args.output, &mut report)?;
+    let rhythm = Rhythm {
+        save_every: args.save_every.max(1),
+        evaluate_every: args.evaluate_every,
+        passages: 48,
+        budget: args.minutes.map(|m| Duration::from_secs(60 * m)),
+    };
+    let finished = run.advance(&rhythm, &mut report)?;
+    let directory = args.output.join("bundle");
+    let config = &bundle.bundle.config;
+    run.export(&directory, &config.name, &config.encoder, &config.decoder)?;
+    let state = run.state();
+    let line = json!({"bundle": directory, "finished": finished, "samples": state.samples, "seconds": state.seconds});
+    print_line(&line.to_string())?;
+    Ok(())
+}
+
+/// `curve.jsonl`, and a bar on stderr.
+struct Log {
+    curve: std::fs::File,
+    bar: ProgressBar,
+}
+
+impl Log {
+    fn open(directory: &Path, settings: &Settings) -> Result<Self> {
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let path = directory.join("curve.jsonl");
+        let curve = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+        let bar = if settings.quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} ETA {eta}") {
+            bar.set_style(style);
+        }
+        Ok(Self { curve: curve.with_context(|| format!("cannot write {}", path.display()))?, bar })
+    }
+
+    fn write(&mut self, news: &Report) {
+        use std::io::Write;
+        let (prefix, at, of, message) = match news {
+            Report::Pooling { chunks, of } => ("encoding".to_owned(), *chunks, *of, String::new()),
+            Report::Pretrain { step, of, loss, accuracy } => {
+                ("pretraining".to_owned(), *step, *of, format!("loss {loss:.2} accuracy {:.0} %", accuracy * 100.0))
+            }
+            Report::Step { stage, step, of, loss, positions, .. } => {
+                (format!("stage {}", stage + 1), *step, *of, format!("loss {loss:.3} positions {positions}"))
+            }
+            Report::Evaluated { .. } | Report::Saved { .. } => (String::new(), 0, 0, String::new()),
+        };
+        if of > 0 {
+            self.bar.set_prefix(prefix);
+            self.bar.set_length(of as u64);
+            self.bar.set_position(at as u64);
+            self.bar.set_message(message);
+        }
+        let line = serde_json::to_string(news).unwrap_or_default();
+        // A curve that cannot be written must not end hours of training; the checkpoints hold what matters.
+        if let Err(error) = writeln!(self.curve, "{line}") {
+            tracing::warn!(%error, "cannot write curve.jsonl");
+        }
+    }
+}
+
+fn evaluate_bundle(args: &EvaluateArgs, settings: &Settings) -> Result<()> {
+    let corpus = Corpus::read(&args.input)?;
+    let local = LocalBundle::prepare(settings)?;
+    let mut models = models(&local)?;
+    let sampler = sampler(&models, local.bundle.config.chunk_tokens, 0)?;
+    let adapter = local.bundle.adapter(&Device::Cpu)?;
+    let mut session = LocalSession::frozen(models.encoder.clone(), models.pieces.clone(), adapter);
+    let base = evaluate(&sampler, &corpus, &mut session, &models.decoder, args.passages, args.seed)?;
+    if let Some(lora) = local.bundle.config.lora {
+        models.decoder.set_lora(&local.bundle.lora(&Device::Cpu)?, lora.rank, lora.scale)?;
+    }
+    let trained = evaluate(&sampler, &corpus, &mut session, &models.decoder, args.passages, args.seed)?;
+    show(settings, &trained, &base)
+}
+
+fn show(settings: &Settings, trained: &Evaluation, base: &Evaluation) -> Result<()> {
+    if settings.json {
+        let mut line = serde_json::to_value(trained)?;
+        line["without_lora"] = serde_json::to_value(base)?;
+        print_line(&line.to_string())?;
+        return Ok(());
+    }
+    print_line(&format!("nats per token over {} passages, {} tokens", trained.samples, trained.tokens))?;
+    print_line("                                right   wrong    none    full     gap")?;
+    for (name, losses) in [
+        ("reconstruction", &trained.reconstruction),
+        ("continuation", &trained.continuation),
+        ("reconstruction without LoRA", &base.reconstruction),
+        ("continuation without LoRA", &base.continuation),
+    ] {
+        let e2llm_train::Losses { right, wrong, none, full, gap, gap_error } = losses;
+        print_line(&format!(
+            "{name:<29} {right:>7.3} {wrong:>7.3} {none:>7.3} {full:>7.3} {gap:>7.3} ± {gap_error:.3}"
+        ))?;
+    }
+    Ok(())
 }

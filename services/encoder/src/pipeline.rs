@@ -6,7 +6,7 @@ use e2llm_api::v1::{CommitRequest, DocKey, DocRecord, GetRequest, Segment};
 use e2llm_api::{Collection, DocId, ErrorCode};
 use e2llm_model::chunk::Chunk;
 use e2llm_model::{DocumentEncoder, EncodedChunk, unit};
-use e2llm_runtime::{RetryPolicy, code_of, retry};
+use e2llm_runtime::{RetryPolicy, retry};
 use e2llm_store::{ChunkMeta, MAX_CHUNKS, SoftPrompt, Store};
 use half::f16;
 use tokio::sync::Semaphore;
@@ -106,7 +106,8 @@ impl Pipeline {
             fingerprint: self.fingerprint.to_string(),
         };
         let request = GetRequest { key: Some(key) };
-        let found = retry(&RetryPolicy::default(), "Index.Get", "the index", || {
+        let policy = RetryPolicy::default();
+        let found = retry(&policy, "Index.Get", "the index", || {
             let (mut index, request) = (self.index.clone(), request.clone());
             async move { index.get(request).await }
         });
@@ -119,7 +120,8 @@ impl Pipeline {
 
     async fn commit(&self, record: DocRecord) -> Result<u64, EncodeError> {
         let request = CommitRequest { records: vec![record] };
-        let committed = retry(&RetryPolicy::default(), "Index.Commit", "the index", || {
+        let policy = RetryPolicy::default();
+        let committed = retry(&policy, "Index.Commit", "the index", || {
             let (mut index, request) = (self.index.clone(), request.clone());
             async move { index.commit(request).await }
         });
@@ -139,7 +141,13 @@ impl Pipeline {
     }
 
     /// Encodes one segment, or finds it already stored.
-    async fn segment(&self, document: &Document, text: &Arc<str>, chunks: Vec<Chunk>, totals: &mut Totals) -> Result<(), EncodeError> {
+    async fn segment(
+        &self,
+        document: &Document,
+        text: &Arc<str>,
+        chunks: Vec<Chunk>,
+        totals: &mut Totals,
+    ) -> Result<(), EncodeError> {
         let range = chunks.first().map_or(0, |c| c.start)..chunks.last().map_or(0, |c| c.end);
         let input_key = self.input_key(&document.text_hash, range.start, range.end);
         if let Some(segment) = self.store.find_blob(&input_key).await? {
@@ -223,14 +231,6 @@ impl Pipeline {
         let stopped = |e: &dyn std::fmt::Display| EncodeError::Stopped(e.to_string());
         let _turn = self.compute.acquire().await.map_err(|e| stopped(&e))?;
         tokio::task::spawn_blocking(work).await.map_err(|e| stopped(&e))?
-    }
-
-    /// Whether the index answers: what readiness means for an encoder.
-    pub async fn ready(&self) -> bool {
-        let probe = self.index.clone().get(GetRequest {
-            key: Some(DocKey { collection: "default".to_owned(), doc_id: "-".to_owned(), fingerprint: String::new() }),
-        });
-        probe.await.map_or_else(|status| code_of(&status) == ErrorCode::NotFound, |_| true)
     }
 }
 

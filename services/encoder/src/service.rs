@@ -1,5 +1,5 @@
-use e2llm_api::v1::encoder_server::Encoder;
 use e2llm_api::v1::encode_response::Outcome;
+use e2llm_api::v1::encoder_server::Encoder;
 use e2llm_api::v1::{EmbedRequest, EmbedResponse, EncodeRequest, EncodeResponse, Vector};
 use e2llm_api::{Collection, DocId, ErrorCode, status};
 use e2llm_runtime::async_trait;
@@ -39,7 +39,11 @@ impl EncoderService {
     }
 
     /// One message of the stream; gives a response when it ends a document.
-    async fn take(&self, message: EncodeRequest, incoming: &mut Option<Incoming>) -> Result<Option<EncodeResponse>, Status> {
+    async fn take(
+        &self,
+        message: EncodeRequest,
+        incoming: &mut Option<Incoming>,
+    ) -> Result<Option<EncodeResponse>, Status> {
         if !message.text_hash.is_empty() {
             return Ok(Some(self.answer(&message.collection, &message.doc_id, Ok(message.text_hash)).await));
         }
@@ -76,7 +80,11 @@ impl EncoderService {
         EncodeResponse { doc_id: doc_id.to_owned(), outcome: Some(outcome), unchanged }
     }
 
-    async fn serve(self, mut requests: Streaming<EncodeRequest>, responses: mpsc::Sender<Result<EncodeResponse, Status>>) {
+    async fn serve(
+        self,
+        mut requests: Streaming<EncodeRequest>,
+        responses: mpsc::Sender<Result<EncodeResponse, Status>>,
+    ) {
         let mut incoming = None;
         loop {
             let response = match requests.message().await {

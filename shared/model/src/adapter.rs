@@ -136,7 +136,10 @@ impl Adapter {
             match parameters.get(name) {
                 Some(tensor) if tensor.dims() == shape => {}
                 Some(tensor) => {
-                    let problem = format!("adapter tensor {name} has shape {:?}, its configuration asks for {shape:?}", tensor.dims());
+                    let problem = format!(
+                        "adapter tensor {name} has shape {:?}, its configuration asks for {shape:?}",
+                        tensor.dims()
+                    );
                     return Err(ModelError::Config { problem });
                 }
                 None => return Err(ModelError::Config { problem: format!("adapter tensor {name} is missing") }),
@@ -181,7 +184,12 @@ impl Adapter {
     }
 
     /// [`Adapter::soft_tokens`] with the word pieces' table beside (or instead of) the encoder's states.
-    pub fn soft_tokens_bridged(&self, features: &Tensor, pieces: &[usize], bridge: Option<(&Bridge, &[u32])>) -> Result<Tensor> {
+    pub fn soft_tokens_bridged(
+        &self,
+        features: &Tensor,
+        pieces: &[usize],
+        bridge: Option<(&Bridge, &[u32])>,
+    ) -> Result<Tensor> {
         let features = match bridge {
             Some((bridge, _)) if bridge.without_states => &features.zeros_like()?,
             _ => features,

@@ -103,11 +103,15 @@ impl Bundle {
             let path = directory.join(name);
             let length = std::fs::metadata(&path).map_err(ModelError::io(&path))?.len();
             if length > MAX_FILE {
-                return Err(ModelError::BadWeights { path, problem: format!("{length} bytes are too many for a bundle") });
+                return Err(ModelError::BadWeights {
+                    path,
+                    problem: format!("{length} bytes are too many for a bundle"),
+                });
             }
             std::fs::read(&path).map_err(ModelError::io(&path))
         };
-        let config = String::from_utf8(read("bundle.json")?).map_err(|e| ModelError::Config { problem: format!("bundle.json: {e}") })?;
+        let config = String::from_utf8(read("bundle.json")?)
+            .map_err(|e| ModelError::Config { problem: format!("bundle.json: {e}") })?;
         let lora = directory.join("lora.safetensors").exists().then(|| read("lora.safetensors")).transpose()?;
         Self::new(&config, read("adapter.safetensors")?, lora)
     }
@@ -116,7 +120,13 @@ impl Bundle {
     pub fn fingerprint(&self, encoder_sha256: &str, decoder_sha256: &str) -> String {
         let mut hasher = blake3::Hasher::new();
         let config = serde_json::json!([self.config.chunk_tokens, self.config.adapter, self.config.lora]).to_string();
-        for part in [config.as_bytes(), &self.adapter, self.lora.as_deref().unwrap_or_default(), encoder_sha256.as_bytes(), decoder_sha256.as_bytes()] {
+        for part in [
+            config.as_bytes(),
+            &self.adapter,
+            self.lora.as_deref().unwrap_or_default(),
+            encoder_sha256.as_bytes(),
+            decoder_sha256.as_bytes(),
+        ] {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part);
         }

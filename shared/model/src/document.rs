@@ -46,7 +46,11 @@ impl DocumentEncoder {
             return Err(ModelError::WindowExceeded { positions: chunk_tokens + 2, window: encoder.max_tokens() });
         }
         if encoder.width() != bundle.config.adapter.d_enc {
-            let problem = format!("the encoder's states have width {}, the bundle was trained on {}", encoder.width(), bundle.config.adapter.d_enc);
+            let problem = format!(
+                "the encoder's states have width {}, the bundle was trained on {}",
+                encoder.width(),
+                bundle.config.adapter.d_enc
+            );
             return Err(ModelError::Config { problem });
         }
         let tokenizer = Arc::new(TextTokenizer::from_file(tokenizer)?);

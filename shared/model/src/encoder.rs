@@ -38,6 +38,9 @@ fn default_activation() -> String {
     "gelu".to_owned()
 }
 
+/// Activations of the inner layer that are computed.
+const ACTIVATIONS: [&str; 3] = ["gelu", "gelu_new", "relu"];
+
 /// A BERT encoder with its weights.
 #[derive(Debug)]
 pub struct TextEncoder {
@@ -88,18 +91,26 @@ impl TextEncoder {
     /// Reads `config` (text of `config.json`) and the tensors of `weights`.
     pub fn load(weights: &Path, config: &str, device: &Device) -> Result<Self> {
         let bad = |problem: String| ModelError::Config { problem };
-        let config: EncoderConfig = serde_json::from_str(config).map_err(|e| bad(format!("encoder config.json: {e}")))?;
+        let config: EncoderConfig =
+            serde_json::from_str(config).map_err(|e| bad(format!("encoder config.json: {e}")))?;
         if config.model_type != "bert" {
-            return Err(bad(format!("encoder model_type {:?} is not \"bert\"; use a BERT-family encoder", config.model_type)));
+            return Err(bad(format!(
+                "encoder model_type {:?} is not \"bert\"; use a BERT-family encoder",
+                config.model_type
+            )));
         }
-        if config.hidden_act != "gelu" {
-            return Err(bad(format!("encoder activation {:?} is not supported; \"gelu\" is", config.hidden_act)));
+        if !ACTIVATIONS.contains(&config.hidden_act.as_str()) {
+            return Err(bad(format!("encoder activation {:?} is not one of {ACTIVATIONS:?}", config.hidden_act)));
         }
         if config.num_attention_heads == 0 || !config.hidden_size.is_multiple_of(config.num_attention_heads) {
-            return Err(bad(format!("encoder width {} cannot be split into {} heads", config.hidden_size, config.num_attention_heads)));
+            return Err(bad(format!(
+                "encoder width {} cannot be split into {} heads",
+                config.hidden_size, config.num_attention_heads
+            )));
         }
         let file = TensorFile::open(weights, device)?;
-        Loader { file: &file, prefix: if file.has("bert.embeddings.word_embeddings.weight") { "bert." } else { "" } }.encoder(config, device)
+        Loader { file: &file, prefix: if file.has("bert.embeddings.word_embeddings.weight") { "bert." } else { "" } }
+            .encoder(config, device)
     }
 
     /// Width of a token state, d_enc.
@@ -126,7 +137,7 @@ impl TextEncoder {
         let attention = self.attention(&lengths);
         let mut x = first.clone();
         for layer in &self.layers {
-            x = layer.forward(&x, &attention)?;
+            x = layer.forward(&x, &attention, &self.config.hidden_act)?;
         }
         Ok(TokenStates { first, last: x, lengths })
     }
@@ -150,13 +161,19 @@ impl TextEncoder {
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, attention: &Attention) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, attention: &Attention, activation: &str) -> Result<Tensor> {
         let qkv = self.qkv.forward(x)?;
         let width = x.dim(1)?;
         let part = |i: usize| -> Result<Tensor> { Ok(qkv.narrow(1, i * width, width)?.contiguous()?) };
         let mixed = attention.apply(&part(0)?, &part(1)?, &part(2)?)?;
         let x = self.attention_norm.apply(&(x + self.output.forward(&mixed)?)?)?;
-        let inner = gelu(&self.up.forward(&x)?)?;
+        let inner = self.up.forward(&x)?;
+        let inner = match activation {
+            "relu" => inner.relu()?,
+            // candle's `gelu` is the tanh form.
+            "gelu_new" => inner.gelu()?,
+            _ => gelu(&inner)?,
+        };
         self.ffn_norm.apply(&(&x + self.down.forward(&inner)?)?)
     }
 }
@@ -206,7 +223,8 @@ impl Loader<'_> {
             weights.push(self.tensor(&at(&format!("attention.self.{name}.weight")), &[width, width])?);
             biases.push(self.tensor(&at(&format!("attention.self.{name}.bias")), &[width])?);
         }
-        let qkv = Linear::new(Weight::Dense(Tensor::cat(&weights, 0)?), Some(Tensor::cat(&biases, 0)?.to_dtype(DType::F32)?));
+        let qkv =
+            Linear::new(Weight::Dense(Tensor::cat(&weights, 0)?), Some(Tensor::cat(&biases, 0)?.to_dtype(DType::F32)?));
         let inner = self.file.rows(&format!("{}{}", self.prefix, at("intermediate.dense.weight")))?;
         Ok(Layer {
             qkv,

@@ -77,13 +77,18 @@ pub struct DecoderFiles {
 impl DecoderFiles {
     /// Decoder, tokenizer and chat template, the weights as they are in the files.
     pub fn load(&self, device: &Device) -> Result<(Decoder, TextTokenizer, ChatTemplate)> {
-        let first = self.weights.first().ok_or_else(|| ModelError::Config { problem: "the decoder has no weight file".to_owned() })?;
+        let first = self
+            .weights
+            .first()
+            .ok_or_else(|| ModelError::Config { problem: "the decoder has no weight file".to_owned() })?;
         if first.extension().is_some_and(|e| e == "gguf") {
             let file = GgufFile::open(first)?;
-            let (tokenizer, template) = (TextTokenizer::from_gguf(file.metadata())?, ChatTemplate::from_gguf(file.metadata())?);
+            let (tokenizer, template) =
+                (TextTokenizer::from_gguf(file.metadata())?, ChatTemplate::from_gguf(file.metadata())?);
             return Ok((Decoder::from_gguf(first, device)?, tokenizer, template));
         }
-        let missing = |name: &str| ModelError::Config { problem: format!("{} needs a {name} beside it", first.display()) };
+        let missing =
+            |name: &str| ModelError::Config { problem: format!("{} needs a {name} beside it", first.display()) };
         let config = self.config.as_deref().ok_or_else(|| missing("config.json"))?;
         let text = std::fs::read_to_string(config).map_err(ModelError::io(config))?;
         let tokenizer = TextTokenizer::from_file(self.tokenizer.as_deref().ok_or_else(|| missing("tokenizer.json"))?)?;
@@ -101,7 +106,10 @@ impl Generator {
         }
         let width = decoder.config().d_model;
         if width != bundle.config.adapter.d_model {
-            let problem = format!("the decoder's embeddings have width {width}, the bundle was trained on {}", bundle.config.adapter.d_model);
+            let problem = format!(
+                "the decoder's embeddings have width {width}, the bundle was trained on {}",
+                bundle.config.adapter.d_model
+            );
             return Err(ModelError::Config { problem });
         }
         let frame = template.frame(&tokenizer, None)?;
@@ -138,14 +146,22 @@ impl Generator {
     /// Decoder positions of a prompt.
     pub fn positions(&self, pieces: &[Piece]) -> usize {
         let width = self.d_model();
-        pieces.iter().map(|p| match p {
-            Piece::Tokens(ids) => ids.len(),
-            Piece::Soft(values) => values.len() / width,
-        }).sum()
+        pieces
+            .iter()
+            .map(|p| match p {
+                Piece::Tokens(ids) => ids.len(),
+                Piece::Soft(values) => values.len() / width,
+            })
+            .sum()
     }
 
     /// Writes an answer; `emit` gets its text piece by piece and returns false to cancel.
-    pub fn generate(&self, prompt: &[Piece], options: &Options, mut emit: impl FnMut(&str) -> bool) -> Result<Generated> {
+    pub fn generate(
+        &self,
+        prompt: &[Piece],
+        options: &Options,
+        mut emit: impl FnMut(&str) -> bool,
+    ) -> Result<Generated> {
         let read = self.positions(prompt);
         if read >= self.window() {
             return Err(ModelError::WindowExceeded { positions: read, window: self.window() });
@@ -188,7 +204,11 @@ impl Generator {
     pub fn score(&self, prompt: &[Piece], answer: &str) -> Result<(f64, usize)> {
         let targets = self.tokenizer.encode_plain(answer)?;
         let Some((_, shown)) = targets.split_last() else {
-            return Err(ModelError::Setting { name: "choice", value: String::new(), expected: "a text of at least one token" });
+            return Err(ModelError::Setting {
+                name: "choice",
+                value: String::new(),
+                expected: "a text of at least one token",
+            });
         };
         let read = self.positions(prompt);
         let mut cache = KvCache::new(self.decoder.config(), read + shown.len(), self.decoder.device())?;
@@ -203,10 +223,13 @@ impl Generator {
 
     fn embed(&self, pieces: &[Piece]) -> Result<Tensor> {
         let width = self.d_model();
-        let parts = pieces.iter().filter(|p| !matches!(p, Piece::Tokens(ids) if ids.is_empty())).map(|piece| match piece {
-            Piece::Tokens(ids) => self.decoder.embed(ids),
-            Piece::Soft(values) => Ok(Tensor::from_slice(values, (values.len() / width, width), self.decoder.device())?),
-        });
+        let parts =
+            pieces.iter().filter(|p| !matches!(p, Piece::Tokens(ids) if ids.is_empty())).map(|piece| match piece {
+                Piece::Tokens(ids) => self.decoder.embed(ids),
+                Piece::Soft(values) => {
+                    Ok(Tensor::from_slice(values, (values.len() / width, width), self.decoder.device())?)
+                }
+            });
         Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
     }
 

@@ -10,8 +10,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod adapter;
-pub mod chunk;
 pub mod bundle;
+pub mod chunk;
 pub mod decoder;
 pub mod document;
 pub mod encoder;
@@ -21,8 +21,8 @@ pub mod generate;
 pub mod gguf;
 pub mod ops;
 pub mod prompt;
-pub mod sample;
 pub mod safetensors;
+pub mod sample;
 pub mod template;
 pub mod tokenizer;
 

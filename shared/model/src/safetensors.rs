@@ -44,7 +44,9 @@ impl TensorFile {
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = self.get(name)?;
         if tensor.dims() != shape {
-            return Err(self.bad(format!("tensor {name} has shape {:?}, the configuration asks for {shape:?}", tensor.dims())));
+            return Err(
+                self.bad(format!("tensor {name} has shape {:?}, the configuration asks for {shape:?}", tensor.dims()))
+            );
         }
         Ok(tensor.to_dtype(DType::F32)?)
     }

@@ -67,7 +67,8 @@ impl Checkpoints {
         let Some(number) = self.numbers()?.pop() else { return Ok(None) };
         let path = self.path(number, "json");
         let text = std::fs::read(&path).map_err(TrainError::io(&path))?;
-        let state: Checkpoint = serde_json::from_slice(&text).map_err(|e| TrainError::Invalid(format!("{}: {e}; delete it", path.display())))?;
+        let state: Checkpoint = serde_json::from_slice(&text)
+            .map_err(|e| TrainError::Invalid(format!("{}: {e}; delete it", path.display())))?;
         if state.recipe != recipe {
             return Err(TrainError::Invalid(format!(
                 "{} holds checkpoints of another recipe; use another --output or delete them",
@@ -84,9 +85,8 @@ impl Checkpoints {
 
     fn numbers(&self) -> Result<Vec<u64>> {
         let entries = std::fs::read_dir(&self.directory).map_err(TrainError::io(&self.directory))?;
-        let mut numbers: Vec<u64> = entries
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".json")?.parse().ok())
-            .collect();
+        let mut numbers: Vec<u64> =
+            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".json")?.parse().ok()).collect();
         numbers.sort_unstable();
         Ok(numbers)
     }

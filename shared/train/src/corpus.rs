@@ -37,12 +37,19 @@ impl Corpus {
                 continue;
             }
             let document = serde_json::from_str(&line).map_err(|e| {
-                TrainError::Invalid(format!("{} line {}: {e}; each line is {{\"id\", \"text\", \"abstract\"?}}", path.display(), number + 1))
+                TrainError::Invalid(format!(
+                    "{} line {}: {e}; each line is {{\"id\", \"text\", \"abstract\"?}}",
+                    path.display(),
+                    number + 1
+                ))
             })?;
             documents.push(document);
         }
         if documents.is_empty() {
-            return Err(TrainError::Invalid(format!("{} holds no documents; give a JSONL file of {{\"id\", \"text\"}}", path.display())));
+            return Err(TrainError::Invalid(format!(
+                "{} holds no documents; give a JSONL file of {{\"id\", \"text\"}}",
+                path.display()
+            )));
         }
         Ok(Self { documents })
     }

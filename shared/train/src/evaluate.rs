@@ -57,10 +57,18 @@ struct Passage {
 }
 
 /// Measures `count` passages of `corpus`, drawn by `seed`, with the decoder as it stands (LoRA or not).
-pub fn evaluate(sampler: &Sampler, corpus: &Corpus, session: &mut impl EncoderSession, decoder: &Decoder, count: usize, seed: u64) -> Result<Evaluation> {
+pub fn evaluate(
+    sampler: &Sampler,
+    corpus: &Corpus,
+    session: &mut impl EncoderSession,
+    decoder: &Decoder,
+    count: usize,
+    seed: u64,
+) -> Result<Evaluation> {
     let passages = draw(sampler, corpus, count, seed)?;
     let wrong = others(&passages)?;
-    let measure = |objective: Objective, session: &mut _| losses(sampler, &passages, &wrong, objective, session, decoder);
+    let measure =
+        |objective: Objective, session: &mut _| losses(sampler, &passages, &wrong, objective, session, decoder);
     let (reconstruction, tokens) = measure(Objective::Reconstruct, session)?;
     let (continuation, _) = measure(Objective::Continue, session)?;
     Ok(Evaluation { reconstruction, continuation, samples: passages.len(), tokens })
@@ -97,7 +105,9 @@ fn others(passages: &[Passage]) -> Result<Vec<usize>> {
         others.min_by_key(|(_, p)| p.chunk.len().abs_diff(own.chunk.len())).map(|(index, _)| index)
     };
     let found: Option<Vec<usize>> = passages.iter().map(nearest).collect();
-    found.ok_or_else(|| TrainError::Invalid("the wrong-chunk control needs at least two documents; give more".to_owned()))
+    found.ok_or_else(|| {
+        TrainError::Invalid("the wrong-chunk control needs at least two documents; give more".to_owned())
+    })
 }
 
 fn losses(
@@ -113,7 +123,10 @@ fn losses(
     for start in (0..passages.len()).step_by(BATCH) {
         let rows = start..(start + BATCH).min(passages.len());
         for (kind, column) in columns.iter_mut().enumerate() {
-            let samples = rows.clone().map(|i| context(sampler, passages, wrong, i, kind, objective)).collect::<Result<Vec<_>>>()?;
+            let samples = rows
+                .clone()
+                .map(|i| context(sampler, passages, wrong, i, kind, objective))
+                .collect::<Result<Vec<_>>>()?;
             column.extend(sample_losses(&samples, session, decoder)?);
             tokens += if kind == 0 { samples.iter().map(|s| s.target.len()).sum() } else { 0 };
         }
@@ -125,7 +138,14 @@ fn losses(
     Ok((Losses { right, wrong, none, full, gap: wrong - right, gap_error: standard_error(&gaps) }, tokens))
 }
 
-fn context(sampler: &Sampler, passages: &[Passage], wrong: &[usize], index: usize, kind: usize, objective: Objective) -> Result<Sample> {
+fn context(
+    sampler: &Sampler,
+    passages: &[Passage],
+    wrong: &[usize],
+    index: usize,
+    kind: usize,
+    objective: Objective,
+) -> Result<Sample> {
     let passage = &passages[index];
     let parts = match kind {
         0 => vec![Part::Chunk(passage.chunk.clone())],
@@ -135,7 +155,8 @@ fn context(sampler: &Sampler, passages: &[Passage], wrong: &[usize], index: usiz
     };
     let target = if objective == Objective::Continue { &passage.next } else { &passage.chunk };
     let sample = sampler.passage_sample(objective, parts, target)?;
-    sample.ok_or_else(|| TrainError::Invalid(format!("passage of document {} is too short to measure", passage.document)))
+    sample
+        .ok_or_else(|| TrainError::Invalid(format!("passage of document {} is too short to measure", passage.document)))
 }
 
 /// Sum of nats and number of target tokens of each sample.

@@ -44,6 +44,12 @@ pub struct AdamWConfig {
     pub clip: f64,
 }
 
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { learning_rate: 1e-3, beta1: beta1(), beta2: beta2(), weight_decay: 0.0, clip: clip() }
+    }
+}
+
 fn beta1() -> f64 {
     0.9
 }
@@ -98,7 +104,9 @@ impl AdamW {
     pub fn accumulate(&mut self, gradients: &GradStore) -> Result<()> {
         for (name, var) in &self.parameters.0 {
             let Some(gradient) = gradients.get(var.as_tensor()) else {
-                return Err(TrainError::Invalid(format!("parameter {name} got no gradient: the loss does not reach it")));
+                return Err(TrainError::Invalid(format!(
+                    "parameter {name} got no gradient: the loss does not reach it"
+                )));
             };
             let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
             if let Some(state) = self.states.get_mut(name) {
@@ -153,7 +161,9 @@ impl AdamW {
     /// Restores what [`AdamW::save`] wrote.
     pub fn restore(&mut self, prefix: &str, from: &std::collections::HashMap<String, Tensor>) -> Result<()> {
         let get = |key: String| {
-            from.get(&key).ok_or_else(|| TrainError::Invalid(format!("the checkpoint has no tensor {key}; it belongs to another recipe")))
+            from.get(&key).ok_or_else(|| {
+                TrainError::Invalid(format!("the checkpoint has no tensor {key}; it belongs to another recipe"))
+            })
         };
         for (name, var) in &self.parameters.0 {
             var.set(get(format!("{prefix}.value.{name}"))?)?;
@@ -235,7 +245,8 @@ mod tests {
         let mut resumed = AdamW::new(parameters(&[0.0; 3]), config(1.0));
         resumed.restore("x", &saved.into_iter().collect()).unwrap();
         descend(&mut resumed, 4);
-        let bits = |o: &AdamW| o.parameters().0["w"].to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let bits =
+            |o: &AdamW| o.parameters().0["w"].to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&whole), bits(&resumed));
     }
 

@@ -32,7 +32,13 @@ struct Encoded {
 
 impl Pool {
     /// Encodes `texts` once.
-    pub fn encode(texts: &[String], encoder: &TextEncoder, pieces: &TextTokenizer, tokens: &TextTokenizer, mut seen: impl FnMut(usize)) -> Result<Self> {
+    pub fn encode(
+        texts: &[String],
+        encoder: &TextEncoder,
+        pieces: &TextTokenizer,
+        tokens: &TextTokenizer,
+        mut seen: impl FnMut(usize),
+    ) -> Result<Self> {
         let mut chunks = Vec::with_capacity(texts.len());
         let mut documents: HashMap<u32, usize> = HashMap::new();
         for batch in texts.chunks(32) {
@@ -43,7 +49,11 @@ impl Pool {
             for (text, count) in texts.iter().zip(&tokenized.content.pieces) {
                 let aligned = align(text, pieces, tokens)?;
                 if aligned.len() == *count && *count > 0 {
-                    aligned.iter().collect::<BTreeSet<_>>().into_iter().for_each(|id| *documents.entry(*id).or_default() += 1);
+                    aligned
+                        .iter()
+                        .collect::<BTreeSet<_>>()
+                        .into_iter()
+                        .for_each(|id| *documents.entry(*id).or_default() += 1);
                     chunks.push(Encoded { features: features.narrow(0, start, *count)?, aligned });
                 }
                 start += count;
@@ -99,7 +109,8 @@ pub fn pretrain(
     for step in 0..stage.steps {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(step as u64);
-        let batch: Vec<&Encoded> = (0..stage.batch).map(|_| &pool.chunks[rng.random_range(0..pool.chunks.len())]).collect();
+        let batch: Vec<&Encoded> =
+            (0..stage.batch).map(|_| &pool.chunks[rng.random_range(0..pool.chunks.len())]).collect();
         let aligned: Vec<u32> = batch.iter().flat_map(|c| c.aligned.iter().copied()).collect();
         let mut sampled: BTreeSet<u32> = aligned.iter().copied().collect();
         while sampled.len() < stage.negatives.min(vocabulary as usize) {
@@ -118,7 +129,14 @@ pub fn pretrain(
     Ok(())
 }
 
-fn loss(adapter: &Adapter, batch: &[&Encoded], aligned: &[u32], sampled: BTreeSet<u32>, decoder: &Decoder, idf: &HashMap<u32, f32>) -> Result<(Tensor, f32)> {
+fn loss(
+    adapter: &Adapter,
+    batch: &[&Encoded],
+    aligned: &[u32],
+    sampled: BTreeSet<u32>,
+    decoder: &Decoder,
+    idf: &HashMap<u32, f32>,
+) -> Result<(Tensor, f32)> {
     let features = Tensor::cat(&batch.iter().map(|c| c.features.clone()).collect::<Vec<_>>(), 0)?;
     let pieces: Vec<usize> = batch.iter().map(|c| c.aligned.len()).collect();
     let sampled: Vec<u32> = sampled.into_iter().collect();
@@ -134,11 +152,17 @@ fn loss(adapter: &Adapter, batch: &[&Encoded], aligned: &[u32], sampled: BTreeSe
     let mixes = segment_mixes(&embeddings, aligned, &pieces, adapter.config(), idf)?;
     let soft = adapter.soft_tokens(&features, &pieces)?;
     let segment = ((soft - mixes)?.sqr()?.mean_all()? / power)?;
-    Ok(((classified + (distance * 0.5)?)? .add(&segment)?, accuracy))
+    Ok(((classified + (distance * 0.5)?)?.add(&segment)?, accuracy))
 }
 
 /// The idf-weighted mix of each segment's embeddings, scaled to the embeddings' RMS: `[segments, d_model]`.
-fn segment_mixes(embeddings: &Tensor, aligned: &[u32], pieces: &[usize], config: &AdapterConfig, idf: &HashMap<u32, f32>) -> Result<Tensor> {
+fn segment_mixes(
+    embeddings: &Tensor,
+    aligned: &[u32],
+    pieces: &[usize],
+    config: &AdapterConfig,
+    idf: &HashMap<u32, f32>,
+) -> Result<Tensor> {
     let (_, d) = embeddings.dims2()?;
     let values = embeddings.to_vec2::<f32>()?;
     let mut mixes = Vec::new();
@@ -146,7 +170,8 @@ fn segment_mixes(embeddings: &Tensor, aligned: &[u32], pieces: &[usize], config:
     for &count in pieces {
         for segment in (start..start + count).step_by(config.ratio) {
             let rows = segment..(segment + config.ratio).min(start + count);
-            let weights: Vec<f32> = rows.clone().map(|r| (IDF_PEAK * idf.get(&aligned[r]).copied().unwrap_or(0.0)).exp()).collect();
+            let weights: Vec<f32> =
+                rows.clone().map(|r| (IDF_PEAK * idf.get(&aligned[r]).copied().unwrap_or(0.0)).exp()).collect();
             let total: f32 = weights.iter().sum();
             let mut mix = vec![0.0; d];
             for (row, weight) in rows.zip(&weights) {

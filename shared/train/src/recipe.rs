@@ -86,7 +86,11 @@ impl Recipe {
         let recipe: Self = serde_yaml_ng::from_str(text).map_err(|e| TrainError::Invalid(format!("recipe: {e}")))?;
         let problem = if recipe.ratio == 0 || recipe.chunk_tokens == 0 || recipe.lora_rank == 0 {
             "ratio, chunk_tokens and lora_rank must be at least 1"
-        } else if recipe.stages.iter().any(|s| s.batch == 0 || s.chunks.0 == 0 || s.chunks.0 > s.chunks.1 || s.mix.is_empty()) {
+        } else if recipe
+            .stages
+            .iter()
+            .any(|s| s.batch == 0 || s.chunks.0 == 0 || s.chunks.0 > s.chunks.1 || s.mix.is_empty())
+        {
             "every stage needs a batch, a range of chunks and a mix of objectives"
         } else {
             return Ok(recipe);

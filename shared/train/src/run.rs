@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Tensor};
 use e2llm_model::chunk::Chunker;
 use e2llm_model::template::Frame;
-use e2llm_model::{AdapterConfig, AdapterForm, Bridge, BundleConfig, Decoder, Defaults, LoraConfig, TextEncoder, TextTokenizer};
+use e2llm_model::{
+    AdapterConfig, AdapterForm, Bridge, BundleConfig, Decoder, Defaults, LoraConfig, TextEncoder, TextTokenizer,
+};
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Checkpoints};
@@ -49,11 +51,38 @@ pub struct Models {
 #[serde(tag = "event", rename_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum Report {
-    Pooling { chunks: usize, of: usize },
-    Pretrain { step: usize, of: usize, loss: f32, accuracy: f32 },
-    Step { stage: usize, step: usize, of: usize, loss: f32, adapter_norm: f64, lora_norm: f64, positions: usize, targets: usize, samples: u64, seconds: f64 },
-    Evaluated { stage: usize, step: usize, seconds: f64, evaluation: Evaluation },
-    Saved { stage: usize, step: usize },
+    Pooling {
+        chunks: usize,
+        of: usize,
+    },
+    Pretrain {
+        step: usize,
+        of: usize,
+        loss: f32,
+        accuracy: f32,
+    },
+    Step {
+        stage: usize,
+        step: usize,
+        of: usize,
+        loss: f32,
+        adapter_norm: f64,
+        lora_norm: f64,
+        positions: usize,
+        targets: usize,
+        samples: u64,
+        seconds: f64,
+    },
+    Evaluated {
+        stage: usize,
+        step: usize,
+        seconds: f64,
+        evaluation: Evaluation,
+    },
+    Saved {
+        stage: usize,
+        step: usize,
+    },
 }
 
 /// How often things happen besides training.
@@ -174,8 +203,14 @@ impl<'a> Run<'a> {
         let Some(corpus) = self.held_out else { return Ok(()) };
         let mut sampler = self.sampler.clone();
         sampler.max_target = usize::MAX;
-        let evaluation = evaluate(&sampler, corpus, &mut self.trainer.session, &self.trainer.decoder, passages, self.recipe.seed)?;
-        report(Report::Evaluated { stage: self.state.stage, step: self.state.step, seconds: self.state.seconds, evaluation });
+        let evaluation =
+            evaluate(&sampler, corpus, &mut self.trainer.session, &self.trainer.decoder, passages, self.recipe.seed)?;
+        report(Report::Evaluated {
+            stage: self.state.stage,
+            step: self.state.step,
+            seconds: self.state.seconds,
+            evaluation,
+        });
         Ok(())
     }
 
@@ -261,13 +296,22 @@ fn pretrain_adapter(
         Ok(crate::trainer::chunks(std::slice::from_ref(&sample)).concat())
     });
     let texts = texts.collect::<Result<Vec<String>>>()?;
-    let pool = Pool::encode(&texts, &models.encoder, &models.pieces, &models.tokens, |chunks| report(Report::Pooling { chunks, of: POOL }))?;
+    let pool = Pool::encode(&texts, &models.encoder, &models.pieces, &models.tokens, |chunks| {
+        report(Report::Pooling { chunks, of: POOL })
+    })?;
     pretrain(config, adapter.clone(), stage, &pool, &models.decoder, recipe.seed, |step, p| {
         report(Report::Pretrain { step: step + 1, of: stage.steps, loss: p.loss, accuracy: p.accuracy });
     })
 }
 
-fn trainer(recipe: &Recipe, stage: usize, config: AdapterConfig, adapter: Parameters, lora: Parameters, models: Models) -> Result<Trainer<LocalSession>> {
+fn trainer(
+    recipe: &Recipe,
+    stage: usize,
+    config: AdapterConfig,
+    adapter: Parameters,
+    lora: Parameters,
+    models: Models,
+) -> Result<Trainer<LocalSession>> {
     let stage = recipe.stages.get(stage).or(recipe.stages.last());
     let stage = stage.ok_or_else(|| TrainError::Invalid("recipe: there is no stage to train".to_owned()))?;
     let bridge = bridge(recipe, &models)?;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use e2llm_model::TextTokenizer;
 use e2llm_model::chunk::Chunker;
 use e2llm_model::prompt;
 use e2llm_model::template::Frame;
-use e2llm_model::TextTokenizer;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,14 @@ pub struct Sampler {
 
 impl Sampler {
     /// Sample `number` of a stage.
-    pub fn draw(&self, corpus: &Corpus, mix: &[(Objective, f64)], chunks: (usize, usize), seed: u64, number: u64) -> Result<Sample> {
+    pub fn draw(
+        &self,
+        corpus: &Corpus,
+        mix: &[(Objective, f64)],
+        chunks: (usize, usize),
+        seed: u64,
+        number: u64,
+    ) -> Result<Sample> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(number);
         let objective = pick(mix, &mut rng)?;
@@ -80,10 +87,18 @@ impl Sampler {
                 return Ok(sample);
             }
         }
-        Err(TrainError::Invalid(format!("no document of the corpus is long enough for objective {objective:?} (or has an abstract)")))
+        Err(TrainError::Invalid(format!(
+            "no document of the corpus is long enough for objective {objective:?} (or has an abstract)"
+        )))
     }
 
-    fn passage(&self, document: &Document, objective: Objective, count: usize, rng: &mut ChaCha8Rng) -> Result<Option<Sample>> {
+    fn passage(
+        &self,
+        document: &Document,
+        objective: Objective,
+        count: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Option<Sample>> {
         let wanted = count + usize::from(objective == Objective::Continue);
         let start = line_start(&document.text, rng.random_range(0..document.text.len().max(1)));
         let chunks = self.chunks(&document.text[start..], wanted)?;
@@ -130,7 +145,11 @@ impl Sampler {
         }
         let raw = rng.random_range(1..chunks.len());
         let parts = chunks.iter().enumerate().map(|(index, chunk)| {
-            Ok(if index == 0 || index == raw { Part::Tokens(self.tokenizer.encode_plain(chunk)?) } else { Part::Chunk((*chunk).to_owned()) })
+            Ok(if index == 0 || index == raw {
+                Part::Tokens(self.tokenizer.encode_plain(chunk)?)
+            } else {
+                Part::Chunk((*chunk).to_owned())
+            })
         });
         self.passage_sample(Objective::Summarize, parts.collect::<Result<_>>()?, summary)
     }
@@ -141,7 +160,8 @@ impl Sampler {
             end -= 1;
         }
         let window = &text[..end];
-        let chunks: Vec<&str> = self.chunker.chunks(window).take(wanted).map(|c| Ok(c?.text(window))).collect::<Result<_>>()?;
+        let chunks: Vec<&str> =
+            self.chunker.chunks(window).take(wanted).map(|c| Ok(c?.text(window))).collect::<Result<_>>()?;
         Ok(chunks.into_iter().filter(|c| !c.trim().is_empty()).collect())
     }
 }
@@ -155,7 +175,9 @@ fn pick(mix: &[(Objective, f64)], rng: &mut ChaCha8Rng) -> Result<Objective> {
         }
         at -= share;
     }
-    mix.last().map(|(objective, _)| *objective).ok_or_else(|| TrainError::Invalid("the mix of a stage is empty; name at least one objective".to_owned()))
+    mix.last()
+        .map(|(objective, _)| *objective)
+        .ok_or_else(|| TrainError::Invalid("the mix of a stage is empty; name at least one objective".to_owned()))
 }
 
 /// The start of the line that holds byte `at`.

@@ -76,6 +76,12 @@ impl LocalSession {
         Ok(Self { encoder, tokenizer, adapter, optimizer: AdamW::new(parameters, optimizer), bridge, pending: None })
     }
 
+    /// A session that only encodes, with a finished adapter.
+    pub fn frozen(encoder: Arc<TextEncoder>, tokenizer: Arc<TextTokenizer>, adapter: Adapter) -> Self {
+        let optimizer = AdamW::new(Parameters::default(), AdamWConfig::default());
+        Self { encoder, tokenizer, adapter, optimizer, bridge: None, pending: None }
+    }
+
     /// The adapter's parameters, to be exported.
     pub fn parameters(&self) -> &Parameters {
         self.optimizer.parameters()
@@ -106,7 +112,10 @@ impl EncoderSession for LocalSession {
     }
 
     fn backward(&mut self, gradient: &Tensor) -> Result<()> {
-        let soft = self.pending.take().ok_or_else(|| TrainError::Invalid("backward without a batch that was encoded before".to_owned()))?;
+        let soft = self
+            .pending
+            .take()
+            .ok_or_else(|| TrainError::Invalid("backward without a batch that was encoded before".to_owned()))?;
         // d(Σ soft·g)/dθ is the gradient of θ when g is the gradient of the soft tokens.
         let gradients = (soft * gradient)?.sum_all()?.backward()?;
         self.optimizer.accumulate(&gradients)
@@ -141,7 +150,8 @@ pub fn initial_adapter(config: &AdapterConfig, seed: u64) -> Result<Parameters> 
             _ if name.ends_with(".bias") => vec![0.0; count],
             _ => {
                 // Values start at the scale of the embeddings that they shall become.
-                let scale = if name.starts_with("value.") && !name.ends_with("up.weight") { config.embedding_rms } else { 1.0 };
+                let scale =
+                    if name.starts_with("value.") && !name.ends_with("up.weight") { config.embedding_rms } else { 1.0 };
                 let deviation = scale * (1.0 / shape[1] as f32).sqrt();
                 normal(&mut rng, count).map(|x| x * deviation).collect()
             }

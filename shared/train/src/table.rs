@@ -7,7 +7,11 @@ use crate::error::Result;
 
 /// Decoder embedding of every word piece of `encoder`, `[pieces, d_model]`, f32: the mean over the decoder tokens of
 /// its text (a leading space for a word's first piece).
-pub fn word_piece_table(encoder: &TextTokenizer, decoder_tokenizer: &TextTokenizer, decoder: &Decoder) -> Result<Tensor> {
+pub fn word_piece_table(
+    encoder: &TextTokenizer,
+    decoder_tokenizer: &TextTokenizer,
+    decoder: &Decoder,
+) -> Result<Tensor> {
     let width = decoder.config().d_model;
     let mut table = Vec::with_capacity(encoder.vocab_size() * width);
     for id in 0..encoder.vocab_size() as u32 {

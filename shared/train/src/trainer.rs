@@ -86,7 +86,9 @@ impl<S: EncoderSession> Trainer<S> {
     fn accumulate(&mut self, samples: &[Sample], targets: usize) -> Result<(f32, usize)> {
         let soft = self.session.encode(&chunks(samples))?;
         let weight = 1.0 / targets as f32;
-        let shards = self.workers.run(&shards(samples, &soft, self.workers.count())?, |shard| shard.backward(&self.decoder, weight));
+        let shards = self
+            .workers
+            .run(&shards(samples, &soft, self.workers.count())?, |shard| shard.backward(&self.decoder, weight));
         let (mut loss, mut positions, mut soft_gradients) = (0.0, 0, Vec::new());
         for shard in shards {
             let shard = shard?;
@@ -136,7 +138,8 @@ impl Shard<'_> {
         let loss = batch.loss(decoder, Some(leaf.as_tensor()), weight)?;
         let mut gradients = loss.backward()?;
         let soft_gradient = gradients.remove(leaf.as_tensor());
-        let soft_gradient = soft_gradient.ok_or_else(|| TrainError::Invalid("the loss does not reach the soft tokens".to_owned()))?;
+        let soft_gradient =
+            soft_gradient.ok_or_else(|| TrainError::Invalid("the loss does not reach the soft tokens".to_owned()))?;
         Ok(ShardResult { loss: loss.to_scalar()?, positions: batch.positions(), soft_gradient, gradients })
     }
 }
@@ -165,10 +168,14 @@ fn micro_batch(samples: &[Sample]) -> usize {
     for (index, sample) in samples.iter().enumerate() {
         // Soft tokens are fewer than their chunk's bytes / 8 at every ratio in use: an estimate only.
         positions += sample.target.len();
-        positions += sample.before.iter().map(|p| match p {
-            Part::Tokens(ids) => ids.len(),
-            Part::Chunk(text) => text.len() / 16,
-        }).sum::<usize>();
+        positions += sample
+            .before
+            .iter()
+            .map(|p| match p {
+                Part::Tokens(ids) => ids.len(),
+                Part::Chunk(text) => text.len() / 16,
+            })
+            .sum::<usize>();
         if index > 0 && positions > MAX_POSITIONS {
             return index;
         }
@@ -197,7 +204,8 @@ impl Batch {
     /// `counts`: soft tokens of each chunk, in the order of [`chunks`].
     pub(crate) fn new(samples: &[Sample], counts: &[usize]) -> Self {
         let total_tokens: usize = samples.iter().map(token_count).sum();
-        let mut batch = Self { tokens: Vec::new(), order: Vec::new(), lengths: Vec::new(), rows: Vec::new(), targets: Vec::new() };
+        let mut batch =
+            Self { tokens: Vec::new(), order: Vec::new(), lengths: Vec::new(), rows: Vec::new(), targets: Vec::new() };
         let mut counts = counts.iter();
         let mut soft = total_tokens as u32;
         for sample in samples {

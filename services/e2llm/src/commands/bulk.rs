@@ -7,11 +7,11 @@ use e2llm_api::v1::{JobKind, JobSpec};
 use tokio::sync::mpsc;
 
 use crate::app::App;
-use crate::local::Needs;
 use crate::cli::OutputArgs;
 use crate::failure::Interrupted;
 use crate::input::{Input, Part};
 use crate::job::{self, Rows};
+use crate::local::Needs;
 use crate::output::Output;
 use crate::view::View;
 

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::cli::DocsCommand;
-use crate::failure::warn_line;
+use crate::failure::{of_call, warn_line};
 use crate::local::{Needs, Services};
 use crate::output::print_line;
 use crate::render::{self, bytes, clean, count};
@@ -58,7 +58,8 @@ impl Docs<'_> {
             let request =
                 ListRequest { collection: self.collection(), page_size, page_token, id_prefix, ..Default::default() };
             let call = async || self.services.index().list(request.clone()).await;
-            let page = retry(&self.policy, "Index.List", self.services.address(), call).await?.into_inner();
+            let page =
+                retry(&self.policy, "Index.List", self.services.address(), call).await.map_err(of_call)?.into_inner();
             left = left.saturating_sub(page.records.len() as u64);
             page.records.iter().try_for_each(|record| self.print_record(record))?;
             page_token = page.next_page_token;
@@ -89,7 +90,7 @@ impl Docs<'_> {
                     self.fail(id.as_str())?;
                     unknown += 1;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(of_call(error)),
             }
         }
         Ok(unknown)
@@ -101,7 +102,8 @@ impl Docs<'_> {
             let doc_ids = batch.iter().map(DocId::to_string).collect();
             let request = DeleteRequest { collection: self.collection(), doc_ids };
             let call = async || self.services.index().delete(request.clone()).await;
-            let done = retry(&self.policy, "Index.Delete", self.services.address(), call).await?.into_inner();
+            let done =
+                retry(&self.policy, "Index.Delete", self.services.address(), call).await.map_err(of_call)?.into_inner();
             for id in &done.deleted {
                 let json = self.app.settings.json;
                 print_line(&if json {
@@ -120,12 +122,12 @@ impl Docs<'_> {
         let address = self.services.address();
         let embed = EmbedRequest { texts: vec![text] };
         let call = async || self.services.encoder().embed(embed.clone()).await;
-        let embedded = retry(&self.policy, "Encoder.Embed", address, call).await?.into_inner();
+        let embedded = retry(&self.policy, "Encoder.Embed", address, call).await.map_err(of_call)?.into_inner();
         let vector = embedded.vectors.into_iter().next().context("the encoder sent no vector")?.values;
         let fingerprint = embedded.fingerprint;
         let request = SearchRequest { collection: self.collection(), fingerprint, vector, limit };
         let call = async || self.services.index().search(request.clone()).await;
-        let found = retry(&self.policy, "Index.Search", address, call).await?.into_inner();
+        let found = retry(&self.policy, "Index.Search", address, call).await.map_err(of_call)?.into_inner();
         found.hits.iter().try_for_each(|hit| self.print_hit(hit))?;
         if found.hits.is_empty() {
             self.note(&format!("no documents of this bundle in collection {}", self.app.settings.collection));

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::cli::{JobsCommand, OutputArgs};
+use crate::failure::of_call;
 use crate::job;
 use crate::local::{Needs, Services};
 use crate::output::{self, Output};
@@ -36,15 +37,15 @@ async fn call(app: &App, services: &Services, command: JobsCommand) -> Result<Ex
     let statuses = match command {
         JobsCommand::List => {
             let list = async || client.clone().list_jobs(ListJobsRequest {}).await;
-            retry(&policy, "Coordinator.ListJobs", address, list).await?.into_inner().jobs
+            retry(&policy, "Coordinator.ListJobs", address, list).await.map_err(of_call)?.into_inner().jobs
         }
         JobsCommand::Show { job: job_id, .. } => {
             let get = async || client.clone().get_job(GetJobRequest { job_id: job_id.clone() }).await;
-            vec![retry(&policy, "Coordinator.GetJob", address, get).await?.into_inner()]
+            vec![retry(&policy, "Coordinator.GetJob", address, get).await.map_err(of_call)?.into_inner()]
         }
         JobsCommand::Cancel { job: job_id } => {
             let cancel = async || client.clone().cancel_job(CancelJobRequest { job_id: job_id.clone() }).await;
-            vec![retry(&policy, "Coordinator.CancelJob", address, cancel).await?.into_inner()]
+            vec![retry(&policy, "Coordinator.CancelJob", address, cancel).await.map_err(of_call)?.into_inner()]
         }
     };
     for status in &statuses {
@@ -56,7 +57,10 @@ async fn call(app: &App, services: &Services, command: JobsCommand) -> Result<Ex
 async fn results(app: &App, services: &Services, job_id: &str, output: &OutputArgs) -> Result<ExitCode> {
     let request = GetJobRequest { job_id: job_id.to_owned() };
     let get = async || services.coordinator().get_job(request.clone()).await;
-    let status = retry(&RetryPolicy::default(), "Coordinator.GetJob", services.address(), get).await?.into_inner();
+    let status = retry(&RetryPolicy::default(), "Coordinator.GetJob", services.address(), get)
+        .await
+        .map_err(of_call)?
+        .into_inner();
     let mut view = View::new(status.kind(), Output::open(output, app.settings.json)?, app.settings.quiet);
     // A cancelled job has results too: what it finished.
     job::watch(services, job_id, &mut view, &app.shutdown).await?;

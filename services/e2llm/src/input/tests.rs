@@ -296,3 +296,13 @@ fn a_reader_whose_consumer_went_away_stops() {
     let mut emitter = Emitter::new(sender);
     assert!(text::read(&b"text"[..], "a", "a", &mut emitter).is_err());
 }
+
+#[test]
+fn a_short_text_that_is_refused_sends_nothing() {
+    let dir = TempDir::new().unwrap();
+    for (name, content) in [("a.txt", b" \n".as_slice()), ("b.txt", b"a\xe2\x82"), ("c.txt", b"\xef\xbb\xbf")] {
+        fs::write(dir.path().join(name), content).unwrap();
+        let part = read_documents(vec![Input::Path(dir.path().join(name))]).blocking_recv();
+        assert!(matches!(part, Some(Part::Failed { .. })), "{name}: {part:?}");
+    }
+}

@@ -42,33 +42,34 @@ fn send_pieces(mut reader: impl Read, shown: &str, out: &mut Emitter) -> Result<
     let mut bytes = 0;
     loop {
         let mut piece = match read_piece(&mut reader) {
-            Ok(piece) if piece.is_empty() => break,
             Ok(piece) => piece,
             Err(error) => return Ok(Err(io_error(shown, &error))),
         };
-        let is_first = check.offset == 0;
+        let (is_first, is_last) = (check.offset == 0, piece.len() < MAX_PIECE_BYTES);
         if is_first && let Some(format) = sniff::foreign(&piece) {
             return Ok(Err(format.error(shown)));
         }
-        if let Err(offset) = check.push(&piece) {
+        let checked = check.push(&piece).and_then(|()| if is_last { check.finish() } else { Ok(()) });
+        if let Err(offset) = checked {
             return Ok(Err(not_utf8(shown, offset)));
+        }
+        if is_last && !check.has_content {
+            return Ok(Err(empty(shown)));
         }
         if is_first && piece.starts_with(BOM) {
             piece.drain(..BOM.len());
         }
         bytes += piece.len() as u64;
-        out.piece(piece)?;
+        if !piece.is_empty() {
+            out.piece(piece)?;
+        }
+        if is_last {
+            return Ok(Ok(bytes));
+        }
     }
-    if let Err(offset) = check.finish() {
-        return Ok(Err(not_utf8(shown, offset)));
-    }
-    if !check.has_content {
-        return Ok(Err(empty(shown)));
-    }
-    Ok(Ok(bytes))
 }
 
-/// Up to a full piece; empty at the end of the text.
+/// A full piece, or less at the end of the text.
 fn read_piece(reader: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut piece = Vec::new();
     reader.take(MAX_PIECE_BYTES as u64).read_to_end(&mut piece)?;

@@ -56,8 +56,7 @@ async fn a_write_after_a_failure_meets_a_view_that_caught_up() {
     let before = running.index.shared.live().unwrap();
     let failing = std::sync::Arc::downgrade(&before);
     drop(before);
-    let failed: Result<(), IndexError> =
-        running.index.read(|_| Err(IndexError::View("a test says so".into()))).await;
+    let failed: Result<(), IndexError> = running.index.read(|_| Err(IndexError::View("a test says so".into()))).await;
     assert!(failed.is_err());
     running.commit("b").await.unwrap();
     assert!(failing.upgrade().is_none(), "the view that failed is still in use");

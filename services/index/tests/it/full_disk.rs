@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! mount -t tmpfs -o size=4m tmpfs /mnt/small
-//! E2LLM_SMALL_DISK=/mnt/small cargo test -p e2llm-index --test it full_disk -- --ignored
+//! E2LLM_SMALL_DISK=/mnt/small cargo test -p e2llm-index --test it full_disk
 //! ```
 
 use std::fs;
@@ -13,9 +13,11 @@ use e2llm_index::IndexService;
 use super::support::{Site, all, commit, get, record};
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a small file system, see above"]
 async fn a_full_disk_is_resource_exhausted_and_passes_when_space_returns() {
-    let small = std::path::PathBuf::from(std::env::var_os("E2LLM_SMALL_DISK").expect("E2LLM_SMALL_DISK is set"));
+    let Some(small) = std::env::var_os("E2LLM_SMALL_DISK").map(std::path::PathBuf::from) else {
+        eprintln!("E2LLM_SMALL_DISK is not set: nothing was tested");
+        return;
+    };
     let site = Site::new();
     let index = IndexService::open(site.store().await, &small.join("index"), "main").await.unwrap();
     commit(&index, vec![record("first")]).await.unwrap();

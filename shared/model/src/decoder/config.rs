@@ -41,7 +41,10 @@ impl DecoderConfig {
         let bad = |problem: String| ModelError::Config { problem };
         let json: HfConfig = serde_json::from_str(text).map_err(|e| bad(format!("config.json: {e}")))?;
         if !ARCHITECTURES.contains(&json.model_type.as_str()) {
-            return Err(bad(format!("model_type {:?} is not one of {ARCHITECTURES:?}; use a Llama, Mistral or Qwen decoder", json.model_type)));
+            return Err(bad(format!(
+                "model_type {:?} is not one of {ARCHITECTURES:?}; use a Llama, Mistral or Qwen decoder",
+                json.model_type
+            )));
         }
         let head_dim = json.head_dim.unwrap_or(json.hidden_size / json.num_attention_heads.max(1));
         let sliding = json.use_sliding_window.unwrap_or(json.model_type == "mistral");
@@ -151,11 +154,8 @@ impl HfConfig {
 impl RopeScaling {
     /// Llama 3.1's piecewise scaling: long waves slowed by `factor`, short ones kept, a ramp between.
     fn llama3(&self, frequency: f64) -> f64 {
-        let (factor, low, high) = (
-            self.factor.unwrap_or(8.0),
-            self.low_freq_factor.unwrap_or(1.0),
-            self.high_freq_factor.unwrap_or(4.0),
-        );
+        let (factor, low, high) =
+            (self.factor.unwrap_or(8.0), self.low_freq_factor.unwrap_or(1.0), self.high_freq_factor.unwrap_or(4.0));
         let original = self.original_max_position_embeddings.unwrap_or(8_192.0);
         let wavelength = 2.0 * std::f64::consts::PI / frequency;
         if wavelength < original / high {

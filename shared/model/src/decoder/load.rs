@@ -110,7 +110,9 @@ impl Source {
 
     fn vector(&self, name: &str, width: usize) -> Result<Tensor> {
         match self {
-            Source::Gguf { file, device } => Ok(checked_tensor(&mut file.borrow_mut(), name, &[width], device)?.dequantize(device)?),
+            Source::Gguf { file, device } => {
+                Ok(checked_tensor(&mut file.borrow_mut(), name, &[width], device)?.dequantize(device)?)
+            }
             Source::Safetensors(file) => file.f32(name, &[width]),
         }
     }
@@ -124,7 +126,9 @@ impl Source {
 fn checked_tensor(file: &mut GgufFile, name: &str, shape: &[usize], device: &Device) -> Result<QTensor> {
     match file.shape(name) {
         Some(found) if found == shape => file.tensor(name, device),
-        Some(found) => Err(file.metadata().bad(format!("tensor {name} has shape {found:?}, the metadata asks for {shape:?}"))),
+        Some(found) => {
+            Err(file.metadata().bad(format!("tensor {name} has shape {found:?}, the metadata asks for {shape:?}")))
+        }
         None => Err(file.metadata().bad(format!("tensor {name} is missing"))),
     }
 }
@@ -158,7 +162,8 @@ impl DecoderConfig {
         };
         if file.has_tensor("rope_freqs.weight") {
             // Llama 3.1 files carry their scaling as a divisor per frequency.
-            let divisors = checked_tensor(file, "rope_freqs.weight", &[head_dim / 2], &Device::Cpu)?.dequantize(&Device::Cpu)?;
+            let divisors =
+                checked_tensor(file, "rope_freqs.weight", &[head_dim / 2], &Device::Cpu)?.dequantize(&Device::Cpu)?;
             for (frequency, divisor) in config.rope_frequencies.iter_mut().zip(divisors.to_vec1::<f32>()?) {
                 *frequency /= f64::from(divisor);
             }
@@ -239,7 +244,9 @@ impl Decoder {
         for (name, shape) in self.lora_shapes(rank)? {
             let problem = match parameters.get(&name) {
                 Some(tensor) if tensor.dims() == shape => continue,
-                Some(tensor) => format!("LoRA tensor {name} has shape {:?}, rank {rank} asks for {shape:?}", tensor.dims()),
+                Some(tensor) => {
+                    format!("LoRA tensor {name} has shape {:?}, rank {rank} asks for {shape:?}", tensor.dims())
+                }
                 None => format!("LoRA tensor {name} is missing"),
             };
             return Err(ModelError::Config { problem });
@@ -258,7 +265,8 @@ impl Decoder {
 
 impl Block {
     fn load(layer: usize, config: &DecoderConfig, source: &Source) -> Result<Self> {
-        let (d, q_width, kv_width) = (config.d_model, config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (d, q_width, kv_width) =
+            (config.d_model, config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let name = |part: &str, suffix: &str| source.name(Some(layer), part, suffix);
         let inner = source.rows(&name("ffn_gate", "weight"))?;
         let linear = |part: &str, outputs: usize, inputs: usize| -> Result<Linear> {

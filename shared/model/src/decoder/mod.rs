@@ -100,7 +100,9 @@ impl Decoder {
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let vocabulary = self.vocabulary()?;
         if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
-            return Err(ModelError::Config { problem: format!("token id {id} is outside the vocabulary of {vocabulary}") });
+            return Err(ModelError::Config {
+                problem: format!("token id {id} is outside the vocabulary of {vocabulary}"),
+            });
         }
         self.embeddings.rows(&Tensor::new(ids, &self.device)?)
     }

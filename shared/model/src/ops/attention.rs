@@ -185,7 +185,15 @@ impl Attention {
                 }
                 let ds = Mat::new(&dp, n, width, width);
                 let dq = &mut gradient.dq[start * group * hd + (head - kv_head * group) * hd..];
-                matmul(dq, group * hd, ds, Mat::new(&t.k[k_at..], width, hd, k_width), self.scale(), false, Threads::One);
+                matmul(
+                    dq,
+                    group * hd,
+                    ds,
+                    Mat::new(&t.k[k_at..], width, hd, k_width),
+                    self.scale(),
+                    false,
+                    Threads::One,
+                );
                 let dk = &mut gradient.dk[keys.start * hd..];
                 matmul(dk, hd, ds.t(), Mat::new(&t.q[q_at..], n, hd, q_width), self.scale(), true, Threads::One);
             }
@@ -241,20 +249,40 @@ impl CustomOp3 for Attention {
         _out: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (q_values, k_values, v_values, grad) = (super::values(q)?, super::values(k)?, super::values(v)?, super::values(grad)?);
+        let (q_values, k_values, v_values, grad) =
+            (super::values(q)?, super::values(k)?, super::values(v)?, super::values(grad)?);
         let saved = Saved { q: &q_values, k: &k_values, v: &v_values, grad: &grad };
         let groups: Vec<(usize, usize)> =
             (0..self.spans.len()).flat_map(|s| (0..self.kv_heads).map(move |h| (s, h))).collect();
         let gradients: Vec<GroupGradient> =
             groups.par_iter().map(|&(span, head)| self.backward_group(span, head, &saved)).collect();
-        let (mut dq, mut dk, mut dv) = (vec![0.0; q_values.len()], vec![0.0; k_values.len()], vec![0.0; v_values.len()]);
+        let (mut dq, mut dk, mut dv) =
+            (vec![0.0; q_values.len()], vec![0.0; k_values.len()], vec![0.0; v_values.len()]);
         let (q_width, k_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let group_width = q_width / self.kv_heads;
         for (&(span, head), gradient) in groups.iter().zip(&gradients) {
             let span = &self.spans[span];
-            add_columns(&mut dq[span.queries.start * q_width..], q_width, head * group_width, group_width, &gradient.dq);
-            add_columns(&mut dk[span.keys.start * k_width..], k_width, head * self.head_dim, self.head_dim, &gradient.dk);
-            add_columns(&mut dv[span.keys.start * k_width..], k_width, head * self.head_dim, self.head_dim, &gradient.dv);
+            add_columns(
+                &mut dq[span.queries.start * q_width..],
+                q_width,
+                head * group_width,
+                group_width,
+                &gradient.dq,
+            );
+            add_columns(
+                &mut dk[span.keys.start * k_width..],
+                k_width,
+                head * self.head_dim,
+                self.head_dim,
+                &gradient.dk,
+            );
+            add_columns(
+                &mut dv[span.keys.start * k_width..],
+                k_width,
+                head * self.head_dim,
+                self.head_dim,
+                &gradient.dv,
+            );
         }
         Ok((Some(cpu_tensor(dq, q)?), Some(cpu_tensor(dk, k)?), Some(cpu_tensor(dv, v)?)))
     }

@@ -27,13 +27,7 @@ impl<'a> Mat<'a> {
 
     /// The same values, rows and columns exchanged.
     pub(crate) fn t(self) -> Self {
-        Self {
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            ..self
-        }
+        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 }
 
@@ -139,7 +133,8 @@ fn exp(x: f32) -> f32 {
     let shifted = x * LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = x - n * LN2_HIGH - n * LN2_LOW;
-    let poly = 1.0 + r * (1.0 + r * (0.5 + r * (0.166_666_57 + r * (0.041_666_57 + r * (0.008_333_7 + r * 0.001_393_1)))));
+    let poly =
+        1.0 + r * (1.0 + r * (0.5 + r * (0.166_666_57 + r * (0.041_666_57 + r * (0.008_333_7 + r * 0.001_393_1)))));
     // The integer stands in the low bits of `shifted`; its bits become the exponent of 2^n.
     let bits = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
     poly * f32::from_bits(bits)

@@ -27,7 +27,11 @@ impl CrossEntropy {
     fn check(&self, layout: &Layout) -> Result<usize> {
         let (rows, width) = layout.shape().dims2()?;
         if rows != self.targets.len() || rows != self.weights.len() {
-            candle_core::bail!("cross-entropy got {rows} rows of logits for {} targets and {} weights", self.targets.len(), self.weights.len());
+            candle_core::bail!(
+                "cross-entropy got {rows} rows of logits for {} targets and {} weights",
+                self.targets.len(),
+                self.weights.len()
+            );
         }
         if let Some(target) = self.targets.iter().find(|t| **t as usize >= width) {
             candle_core::bail!("target {target} is outside the vocabulary of {width}");

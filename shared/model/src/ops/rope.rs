@@ -76,7 +76,11 @@ impl CustomOp1 for Rotation {
         let (table, positions) = (&self.rope.table, &self.rope.positions);
         let last = positions.iter().max().map_or(0, |p| *p as usize + 1);
         if positions.len() != tokens || last > table.positions() {
-            candle_core::bail!("rope of {tokens} rows got {} positions up to {last}, the table ends at {}", positions.len(), table.positions());
+            candle_core::bail!(
+                "rope of {tokens} rows got {} positions up to {last}, the table ends at {}",
+                positions.len(),
+                table.positions()
+            );
         }
         let mut out = cpu_slice(x, layout)?.to_vec();
         let rotate = match table.pairs {

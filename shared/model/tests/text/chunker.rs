@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use e2llm_model::chunk::{BYTES_PER_TOKEN, Chunk, Chunker};
 use e2llm_model::tokenizer::TextTokenizer;
-use e2llm_weights::{Catalogue, Fetcher};
 use proptest::prelude::*;
 
 use crate::{HARD, MINILM, SMOLLM};
@@ -174,13 +173,18 @@ fn time_is_linear_in_the_text() {
             assert!(chunker.chunks(text).all(|chunk| chunk.is_ok()));
             began.elapsed()
         };
-        let (small, large) = (timed(&make(kib << 10)), timed(&make(kib << 13)));
-        println!("{name}: {small:?} for {kib} KiB, {large:?} for {} KiB", 8 * kib);
-        // Eight times the text; quadratic would be sixty-four times.
-        assert!(
-            large < 24 * small + Duration::from_millis(200),
-            "{name}: {small:?}, then {large:?} for 8 times the text"
-        );
+        let (small, large) = (make(kib << 10), make(kib << 13));
+        // Eight times the text; quadratic would be sixty-four times. A busy machine may spoil one measurement, not three.
+        let linear = (0..3).any(|_| timed(&large) < 24 * timed(&small) + Duration::from_millis(200));
+        assert!(linear, "{name}: more than 24 times as long for 8 times the text");
+    }
+}
+
+#[test]
+fn the_blocks_that_a_text_is_read_in_leave_no_mark() {
+    let text = "One two three, four five six. ".repeat(10_000);
+    for chunk in assert_valid(64, &text) {
+        assert!(chunk.text(&text).ends_with("six."), "{:?}", chunk.text(&text));
     }
 }
 
@@ -191,27 +195,6 @@ fn the_first_chunk_does_not_wait_for_the_rest() {
     let began = Instant::now();
     chunker.chunks(&text).next().unwrap().unwrap();
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
-}
-
-#[test]
-#[ignore = "a measurement, not a test: run alone with --ignored --nocapture"]
-fn throughput_on_essays() {
-    let fetcher = Fetcher::new(Catalogue::builtin().unwrap(), None).unwrap();
-    let essays = fetcher.fetch_sample("essays").unwrap().files;
-    let text: String = essays.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
-    for max_tokens in [64, 128] {
-        let chunker = Chunker::new(Arc::clone(&MINILM), max_tokens).unwrap();
-        let began = Instant::now();
-        let all: Vec<Chunk> = chunker.chunks(&text).map(Result::unwrap).collect();
-        let seconds = began.elapsed().as_secs_f64();
-        let tokens: u32 = all.iter().map(|chunk| chunk.tokens).sum();
-        let per_second = all.len() as f64 / seconds;
-        println!(
-            "{max_tokens}: {} chunks of {:.1} tokens, {per_second:.0} chunks/s",
-            all.len(),
-            f64::from(tokens) / all.len() as f64
-        );
-    }
 }
 
 proptest! {

@@ -129,7 +129,7 @@ impl ManifestLog {
     /// Removes all but the newest `keep` complete snapshots, and parts older than those that never got a head.
     pub async fn prune_snapshots(&self, keep: usize) -> Result<(), ManifestError> {
         let complete = self.snapshots().await?;
-        let Some(&oldest_kept) = complete.iter().rev().take(keep).last() else { return Ok(()) };
+        let Some(&oldest_kept) = complete.iter().rev().take(keep).next_back() else { return Ok(()) };
         let mut old = self.snapshot_objects().await?;
         old.retain(|(number, _)| *number < oldest_kept);
         // heads first: a snapshot without its head is not there, one without a part is corrupt

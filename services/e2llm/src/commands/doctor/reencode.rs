@@ -9,7 +9,7 @@ use e2llm_store::BlobName;
 use tokio::sync::mpsc;
 
 use crate::app::App;
-use crate::failure::warn_line;
+use crate::failure::{of_call, warn_line};
 use crate::input::Part;
 use crate::job::{self, Rows};
 use crate::local::{Needs, Services};
@@ -64,7 +64,8 @@ async fn affected(app: &App, services: &Services, damaged: &BTreeSet<BlobName>) 
         let collection = app.settings.collection.to_string();
         let request = ListRequest { collection, page_size: PAGE, page_token, ..Default::default() };
         let call = async || services.index().list(request.clone()).await;
-        let page = retry(&RetryPolicy::default(), "Index.List", services.address(), call).await?.into_inner();
+        let page =
+            retry(&RetryPolicy::default(), "Index.List", services.address(), call).await.map_err(of_call)?.into_inner();
         records.extend(page.records.into_iter().filter(|record| blobs(record).any(|blob| damaged.contains(&blob))));
         page_token = page.next_page_token;
         if page_token.is_empty() {
