@@ -159,7 +159,7 @@ impl Answering {
             seed: generate.seed,
         };
         // Refused here, before anything is fetched; the engine would refuse it too.
-        e2llm_model::sample::Sampler::new(sampler.clone())?;
+        e2llm_model::sample::Sampler::new(sampler)?;
         let max_tokens = if generate.max_tokens == 0 { default } else { generate.max_tokens as usize };
         Ok(Options { max_tokens, sampler, stop: generate.stop.clone() })
     }

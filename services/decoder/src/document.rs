@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use e2llm_api::v1::DocRecord;
+use e2llm_model::chunk::trim_blank;
 use e2llm_model::expand::Candidate;
 use e2llm_store::{SoftPrompt, Store};
 
@@ -80,9 +81,9 @@ impl LoadedDocument {
         meta.text_start as usize..meta.text_end as usize
     }
 
-    /// The chunk's raw text, when the document's text was kept.
+    /// The chunk's raw text without the blank stretch around it, when the document's text was kept.
     pub(crate) fn text(&self, chunk: ChunkRef) -> Option<&str> {
-        self.text.as_ref()?.get(self.range(chunk))
+        self.text.as_ref()?.get(self.range(chunk)).map(trim_blank)
     }
 
     /// The chunk's soft tokens `[count, d_model]`, f32.

@@ -13,6 +13,9 @@ use crate::local::{self, Needs, Services};
 use crate::settings::Settings;
 use crate::{commands, serve, train_cmd};
 
+/// Logs of a command: rows that failed are told as results, and services that stop with the command lose nothing.
+const CLI_FILTER: &str = "warn,e2llm_runtime::worker=error,e2llm_encoder=error,e2llm_decoder=error";
+
 /// What a command works with.
 pub(crate) struct App {
     /// The global flags.
@@ -23,7 +26,7 @@ pub(crate) struct App {
 
 /// Runs the command to its exit code.
 pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
-    let default_filter = if matches!(cli.command, Command::Serve(_)) { "info" } else { "warn" };
+    let default_filter = if matches!(cli.command, Command::Serve(_)) { "info" } else { CLI_FILTER };
     telemetry::init(&TelemetryOptions { default_filter, ..Default::default() })?;
     let app = App { settings: Settings::resolve(cli.global)?, shutdown: Shutdown::on_signals()? };
     match cli.command {

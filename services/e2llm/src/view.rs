@@ -133,7 +133,9 @@ impl Tally {
             line += &format!("{} {done}", count(succeeded));
         }
         line += &format!(", {} failed", count(self.failed));
-        for (tokens, verb) in [(self.source_tokens, "read"), (self.generated_tokens, "written")] {
+        // The coordinator counts the tokens of unchanged documents too; those were not read.
+        let read = if self.unchanged < succeeded { self.source_tokens } else { 0 };
+        for (tokens, verb) in [(read, "read"), (self.generated_tokens, "written")] {
             if tokens > 0 {
                 line += &format!(", {} tokens {verb}", count(tokens));
             }

@@ -7,7 +7,7 @@ use e2llm_api::{Collection, DocId, ErrorCode};
 use e2llm_model::chunk::Chunk;
 use e2llm_model::{DocumentEncoder, EncodedChunk, unit};
 use e2llm_runtime::{RetryPolicy, retry};
-use e2llm_store::{ChunkMeta, MAX_CHUNKS, SoftPrompt, Store};
+use e2llm_store::{BlobName, ChunkMeta, MAX_CHUNKS, SoftPrompt, Store};
 use half::f16;
 use tokio::sync::Semaphore;
 use tonic::transport::Channel;
@@ -111,11 +111,24 @@ impl Pipeline {
             let (mut index, request) = (self.index.clone(), request.clone());
             async move { index.get(request).await }
         });
-        match found.await {
-            Ok(response) => Ok(response.into_inner().record.filter(|r| r.text_hash == document.text_hash)),
-            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
+        let record = match found.await {
+            Ok(response) => response.into_inner().record.filter(|r| r.text_hash == document.text_hash),
+            Err(error) if error.code() == ErrorCode::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        let Some(record) = record else { return Ok(None) };
+        Ok(self.is_stored(&record).await?.then_some(record))
+    }
+
+    /// Whether the record's soft prompts are all there: damaged ones are set aside, and made anew by encoding again.
+    async fn is_stored(&self, record: &DocRecord) -> Result<bool, EncodeError> {
+        for segment in &record.segments {
+            let name = BlobName::new(&segment.input_key, &segment.content_hash)?;
+            if !self.store.exists(&name.path()).await? {
+                return Ok(false);
+            }
         }
+        Ok(true)
     }
 
     async fn commit(&self, record: DocRecord) -> Result<u64, EncodeError> {

@@ -19,7 +19,7 @@
 //! next block), never per candidate break. `tokens` is what the encoder will see of the chunk alone: with BERT's tokenizers,
 //! whose words do not depend on each other, that is what the block has there; everything else is counted again.
 //!
-//! The `text-splitter` crate (0.33) was tried for this and does not fit: it lists all line breaks of the text first and walks
+//! The `text-splitter` crate (0.33) was considered for this and does not fit: it lists all line breaks of the text first and walks
 //! the rest of that list for every chunk (`levels_in_remaining_text`), which is quadratic in a text of many lines, and it
 //! tokenises candidate breaks again and again.
 //!

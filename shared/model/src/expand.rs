@@ -159,7 +159,8 @@ mod tests {
     fn a_summary_takes_the_opening_and_then_something_different() {
         let forms = for_summary(&candidates(), budget(100, 2, 100), &mut |_| Some(16));
         assert!(matches!(forms[0], Form::Text(_)), "{forms:?}");
-        assert!(matches!(forms[2], Form::Text(_)), "{forms:?}");
+        assert!(matches!(forms[1], Form::Text(_)), "{forms:?}");
+        assert_eq!(forms[3], Form::Soft, "the chunk most like the opening");
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Generator {
         let limit = options.max_tokens.min(self.window() - read);
         let mut cache = KvCache::new(self.decoder.config(), read + limit, self.decoder.device())?;
         let mut logits = self.next_logits(&self.embed(prompt)?, &mut cache)?;
-        let mut sampler = Sampler::new(options.sampler.clone())?;
+        let mut sampler = Sampler::new(options.sampler)?;
         let mut stream = StreamDecoder::new(self.tokenizer.clone());
         let mut stops = StopMatcher::new(options.stop.iter().cloned());
         let mut written = Vec::new();

@@ -112,7 +112,7 @@ pub(super) fn foreign(head: &[u8]) -> Option<Format> {
     let is_text = |format: Format| match format {
         BZIP2 => !head.get(4..7).is_some_and(|block| block == b"1AY" || block == b"\x17\x72\x45"),
         MEDIA => !head.iter().take(16).any(|byte| *byte < 9),
-        PARQUET | PROGRAM => !head.iter().take(16).any(|byte| *byte == 0 || *byte >= 0x80),
+        PARQUET | PROGRAM => !head.iter().take(16).any(|byte| *byte < 9 || *byte >= 0x80),
         _ => false,
     };
     magic.filter(|format| !is_text(*format)).or_else(|| is_html(head).then_some(HTML))

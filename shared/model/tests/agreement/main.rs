@@ -1,4 +1,5 @@
 //! Agreement with independent implementations: vectors, logits, continuations and gradients of `tests/golden`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod decoder;
 mod encoder;
