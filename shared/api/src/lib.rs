@@ -11,7 +11,7 @@ pub use error::{ErrorCode, row_error, status};
 pub use ids::{Collection, DocId, IdError, MAX_ID_BYTES};
 
 /// Messages, clients and servers of package `e2llm.v1`.
-#[allow(missing_docs, unreachable_pub, clippy::all)]
+#[allow(missing_docs, unreachable_pub, clippy::all, rustdoc::invalid_html_tags)]
 pub mod v1 {
     tonic::include_proto!("e2llm.v1");
 }

@@ -114,7 +114,7 @@ pub struct ContentRows {
 }
 
 impl ContentRows {
-    /// All rows but the first and the last of each sequence ([CLS] and [SEP]).
+    /// All rows but the first and the last of each sequence (`[CLS]` and `[SEP]`).
     pub fn inside_specials(lengths: &[usize]) -> Self {
         let mut rows = Vec::new();
         let mut start = 0u32;

@@ -51,7 +51,7 @@ impl Service {
         let (sender, log) = mpsc::channel();
         let lines = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
         std::thread::spawn(move || lines.for_each(|line| drop(sender.send(line))));
-        let mut service = Self { process, address: String::new(), log: log };
+        let mut service = Self { process, address: String::new(), log };
         service.address = service.served_address();
         service
     }

@@ -50,9 +50,9 @@ impl CustomOp1 for RmsNorm {
     }
 }
 
-/// LayerNorm over the last dimension; inference only. x `[tokens, width]`, weight and bias `[width]`, f32.
+/// LayerNorm over the last dimension; inference only: a backward through it is an error, not a missing gradient. x `[tokens, width]`, weight and bias `[width]`, f32.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
-    x.apply_op1_no_bwd(&LayerNorm { weight: values(weight)?, bias: values(bias)?, eps })
+    x.apply_op1(LayerNorm { weight: values(weight)?, bias: values(bias)?, eps })
 }
 
 struct LayerNorm {
@@ -194,5 +194,54 @@ impl CustomOp1 for FrozenLinear {
     fn bwd(&self, x: &Tensor, _out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let dx = self.product(&values(grad)?, x.dim(0)?, true)?;
         Ok(Some(cpu_tensor(dx, x)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    /// Compares d(Σ f(x)·w)/dx with central differences.
+    fn assert_gradient(f: impl Fn(&Tensor) -> Tensor) {
+        let start: Vec<f32> = (0..12).map(|i| (i as f32 * 0.7).sin() * 2.0).collect();
+        let weights =
+            Tensor::from_vec((0..12).map(|i| (i as f32 * 1.3).cos()).collect(), (3, 4), &Device::Cpu).unwrap();
+        let total = |x: &Tensor| (f(x) * &weights).unwrap().sum_all().unwrap();
+        let x = Var::from_tensor(&Tensor::from_vec(start.clone(), (3, 4), &Device::Cpu).unwrap()).unwrap();
+        let gradient = total(x.as_tensor()).backward().unwrap().get(x.as_tensor()).unwrap().flatten_all().unwrap();
+        for (index, ours) in gradient.to_vec1::<f32>().unwrap().into_iter().enumerate() {
+            let moved = |by: f32| {
+                let mut values = start.clone();
+                values[index] += by;
+                let moved = Tensor::from_vec(values, (3, 4), &Device::Cpu).unwrap();
+                f64::from(total(&moved).to_scalar::<f32>().unwrap())
+            };
+            let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+            assert!((f64::from(ours) - slope).abs() < 2e-3, "{index}: {ours} against {slope}");
+        }
+    }
+
+    #[test]
+    fn gelu_has_the_gradient_of_its_formula() {
+        assert_gradient(|x| gelu(x).unwrap());
+    }
+
+    #[test]
+    fn rms_norm_has_the_gradient_of_its_formula() {
+        let weight = Tensor::new(&[0.5f32, 1.0, -2.0, 0.1], &Device::Cpu).unwrap();
+        assert_gradient(|x| rms_norm(x, &weight, 1e-5).unwrap());
+    }
+
+    #[test]
+    fn swiglu_has_the_gradient_of_its_formula() {
+        assert_gradient(|x| swiglu(x, &(x * 0.5).unwrap()).unwrap());
+    }
+
+    #[test]
+    fn a_frozen_linear_passes_the_gradient_through() {
+        let weight = Tensor::from_vec((0..16).map(|i| (i as f32).sin()).collect(), (4, 4), &Device::Cpu).unwrap();
+        assert_gradient(|x| frozen_linear(x, &weight).unwrap());
     }
 }
