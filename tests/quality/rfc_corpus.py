@@ -2,8 +2,8 @@
 """Turns Debian's doc-rfc-* packages into JSONL corpora: train.jsonl, validate.jsonl, test.jsonl.
 
 Each line is {"id", "text", "abstract"}: page headers and footers removed, the Abstract cut out of the body.
-Split by RFC number: >= 9000 is test, 8500-8999 validates, the rest trains, less what a test RFC obsoletes or
-updates. Needs dpkg-deb, and the packages already downloaded (component non-free):
+Split by RFC number: >= 9000 is test, 8500-8999 validates, the rest trains, less the RFCs that a test RFC obsoletes or
+updates, and less every paragraph that shares 13 consecutive words with a test RFC. Needs dpkg-deb, and the packages already downloaded (component non-free):
 
     apt-get download doc-rfc-std doc-rfc-std-proposed doc-rfc-informational doc-rfc-experimental \\
         doc-rfc-fyi-bcp doc-rfc-others doc-rfc-misc doc-rfc-old-std
@@ -25,6 +25,8 @@ NUMBER = re.compile(r"rfc(\d+)\.txt(\.gz)?$")
 FOOTER = re.compile(r"^.*\[Page\s+\w+\]\s*$")
 HEADER = re.compile(r"^RFC \d+ .*\d{4}\s*$")
 ABSTRACT = re.compile(r"^Abstract\s*$", re.M)
+WORD = re.compile(r"[a-z0-9]+")
+SHARED_WORDS = 13
 HEADING = re.compile(r"^(?:\d+\.?|[A-Z])[^\n]*$", re.M)
 
 
@@ -57,6 +59,21 @@ def related(text: str) -> set[int]:
     }
 
 
+def grams(words: list[str]):
+    return (hash(tuple(words[i:i + SHARED_WORDS])) for i in range(len(words) - SHARED_WORDS + 1))
+
+
+def without_shared(text: str, shared: set[int]) -> str:
+    """`text` less the paragraphs that any 13 consecutive words known from `shared` touch, across paragraphs too."""
+    paragraphs = re.split(r"\n\s*\n", text)
+    words = [(word, at) for at, p in enumerate(paragraphs) for word in WORD.findall(p.lower())]
+    hit = set()
+    for i, gram in enumerate(grams([word for word, _ in words])):
+        if gram in shared:
+            hit.update(range(words[i][1], words[i + SHARED_WORDS - 1][1] + 1))
+    return "\n\n".join(p for at, p in enumerate(paragraphs) if at not in hit).strip() + "\n"
+
+
 def texts(debs: pathlib.Path):
     for deb in sorted(debs.glob("doc-rfc-*.deb")):
         stream = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE, check=True).stdout
@@ -79,6 +96,9 @@ def main() -> None:
     arguments = parser.parse_args()
     documents = {number: clean(text) for number, text in texts(arguments.debs)}
     dropped = set().union(*(related(t) for n, t in documents.items() if n >= 9000))
+    test_words = (WORD.findall(t.lower()) for n, t in documents.items() if n >= 9000)
+    shared = {gram for words in test_words for gram in grams(words)}
+    whole = left = 0
     arguments.output.mkdir(parents=True, exist_ok=True)
     counts = {}
     for name, keep in {
@@ -91,9 +111,14 @@ def main() -> None:
             counts[name] = len(numbers)
             for number in numbers:
                 body, abstract = cut_abstract(documents[number])
+                if name == "train":
+                    whole += len(body)
+                    body = without_shared(body, shared)
+                    abstract = without_shared(abstract, shared).strip() or None if abstract else None
+                    left += len(body)
                 json.dump({"id": f"rfc{number}", "text": body, "abstract": abstract}, out, ensure_ascii=False)
                 out.write("\n")
-    print(json.dumps({**counts, "dropped": len(dropped)}))
+    print(json.dumps({**counts, "dropped": len(dropped), "train_kept": round(left / whole, 3)}))
 
 
 if __name__ == "__main__":

@@ -130,6 +130,16 @@ impl Answering {
         Ok((scores, usage))
     }
 
+    /// Whether the decoder computes: the loss of a short answer is a finite number. Waits for its turn.
+    pub async fn check_forward(&self) -> Result<(), String> {
+        let scored = self.engine.run(Priority::Bulk, |generator| {
+            let prompt = generator.prompt(vec![], "Are you ready?")?;
+            Ok(generator.score(&prompt, "Yes")?.0)
+        });
+        let loss = scored.await.map_err(|error| error.to_string())?;
+        if loss.is_finite() { Ok(()) } else { Err(format!("a forward pass gave a loss of {loss}")) }
+    }
+
     fn tokenizer(&self) -> &e2llm_model::TextTokenizer {
         self.engine.generator().tokenizer()
     }

@@ -14,12 +14,15 @@ use e2llm_decoder::{Answering, DecodeTasks, DecoderService, Engine};
 use e2llm_encoder::{EncodeTasks, EncoderService, Pipeline};
 use e2llm_index::{DEFAULT_SHARD, IndexService};
 use e2llm_runtime::worker::{TaskHandler, WorkerLoop};
-use e2llm_runtime::{ClientOptions, Endpoint, Listener, ServerBuilder, ServerOptions, Shutdown, in_process};
+use e2llm_runtime::{
+    ClientOptions, Endpoint, Health, Listener, ServerBuilder, ServerOptions, ServiceName, Shutdown, in_process,
+};
 use e2llm_store::{Store, StoreLock};
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
 use crate::bundle::LocalBundle;
+use crate::probes;
 use crate::settings::Settings;
 
 /// How long a command waits for another one that uses the store.
@@ -101,7 +104,9 @@ impl Services {
     /// Serves the services of this process over TCP too, until shutdown is requested.
     pub(crate) async fn serve(&self, listener: Listener, shutdown: Shutdown) -> Result<()> {
         if let Some(own) = &self.own {
-            own.parts.register(ServerBuilder::new(ServerOptions::default())).serve(listener, shutdown).await?;
+            let server = own.parts.register(ServerBuilder::new(ServerOptions::default()));
+            own.parts.watch(&server.health(), &shutdown);
+            server.serve(listener, shutdown).await?;
         }
         Ok(())
     }
@@ -169,6 +174,17 @@ impl Parts {
                 server.encoder(EncoderService::new(pipeline.clone())).decoder(DecoderService::new(answering.clone()))
             }
             None => server,
+        }
+    }
+
+    /// Keeps the health answers of a server that users reach true.
+    fn watch(&self, health: &Health, shutdown: &Shutdown) {
+        if let Some((pipeline, answering)) = &self.models {
+            for service in [ServiceName::Index, ServiceName::Coordinator] {
+                probes::storage(health, service, pipeline.store(), shutdown);
+            }
+            probes::encoder(health, pipeline, shutdown);
+            probes::decoder(health, answering, shutdown);
         }
     }
 }

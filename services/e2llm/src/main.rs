@@ -15,6 +15,7 @@ mod input;
 mod job;
 mod local;
 mod output;
+mod probes;
 mod progress;
 mod render;
 mod serve;

@@ -6,12 +6,13 @@ use e2llm_coordinator::{CoordinatorOptions, CoordinatorService};
 use e2llm_decoder::{DecodeTasks, DecoderService};
 use e2llm_encoder::{EncodeTasks, EncoderService};
 use e2llm_index::{DEFAULT_SHARD, IndexService};
-use e2llm_runtime::{ClientOptions, Endpoint, Listener, ServerBuilder, ServerOptions, Shutdown};
+use e2llm_runtime::{ClientOptions, Endpoint, Listener, ServerBuilder, ServerOptions, ServiceName, Shutdown};
 use e2llm_store::{Store, StoreLock};
 use tokio::task::JoinHandle;
 
 use crate::cli::{Role, ServeArgs};
 use crate::local;
+use crate::probes;
 use crate::settings::Settings;
 
 /// A service of this process on its way to be served.
@@ -68,6 +69,7 @@ impl Boot<'_> {
         };
         let index = IndexService::open(self.store.clone(), &directory, DEFAULT_SHARD).await?;
         self.add(|server| server.index(index.clone()));
+        probes::storage(&self.server.health(), ServiceName::Index, &self.store, &self.shutdown);
         self.index = Some((index, lock));
         Ok(())
     }
@@ -76,6 +78,7 @@ impl Boot<'_> {
         let options = CoordinatorOptions::default();
         let coordinator = CoordinatorService::open(self.store.clone(), options, self.shutdown.clone()).await?;
         self.add(|server| server.coordinator(coordinator));
+        probes::storage(&self.server.health(), ServiceName::Coordinator, &self.store, &self.shutdown);
         Ok(())
     }
 
@@ -83,6 +86,7 @@ impl Boot<'_> {
         let bundle = local::prepare(self.settings).await?;
         let pipeline = local::encoder(bundle, self.store.clone(), index).await?;
         self.add(|server| server.encoder(EncoderService::new(pipeline.clone())));
+        probes::encoder(&self.server.health(), &pipeline, &self.shutdown);
         if let Some(coordinator) = coordinator {
             self.workers.push(local::worker(&coordinator, Stage::Encode, EncodeTasks::new(pipeline), &self.shutdown));
         }
@@ -93,6 +97,7 @@ impl Boot<'_> {
         let bundle = local::prepare(self.settings).await?;
         let answering = local::decoder(bundle, self.store.clone(), index, encoder).await?;
         self.add(|server| server.decoder(DecoderService::new(answering.clone())));
+        probes::decoder(&self.server.health(), &answering, &self.shutdown);
         if let Some(coordinator) = coordinator {
             self.workers.push(local::worker(&coordinator, Stage::Decode, DecodeTasks::new(answering), &self.shutdown));
         }

@@ -1,17 +1,18 @@
 //! `e2llm train`: training of adapters, and the held-out losses that judge them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use clap::{Args, Subcommand};
 use e2llm_model::generate::DecoderFiles;
-use e2llm_model::{TextEncoder, TextTokenizer};
+use e2llm_model::{Bundle, LoraConfig, TextEncoder, TextTokenizer};
 use e2llm_runtime::Shutdown;
 use e2llm_train::run::{Models, Report, Rhythm, Run, sampler};
-use e2llm_train::{Corpus, Evaluation, LocalSession, Recipe, evaluate};
+use e2llm_train::{Corpus, Evaluation, Features, Learned, LocalSession, Recipe, evaluate};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -72,13 +73,19 @@ struct EvaluateArgs {
     /// Which passages, and which wrong chunks
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Measure the newest checkpoint of a run with this recipe, instead of the bundle in use
+    #[arg(long, value_name = "FILE", requires = "output")]
+    recipe: Option<PathBuf>,
+    /// The --output directory of that run
+    #[arg(long, value_name = "DIR", requires = "recipe")]
+    output: Option<PathBuf>,
 }
 
 /// Runs the command until it ends or shutdown is requested.
 pub(crate) async fn run(args: TrainArgs, settings: &Settings, shutdown: Shutdown) -> Result<()> {
     let settings = settings.clone();
     let work = tokio::task::spawn_blocking(move || match (args.command, args.run) {
-        (Some(TrainCommand::Evaluate(args)), _) => evaluate_bundle(&args, &settings),
+        (Some(TrainCommand::Evaluate(args)), _) => evaluate_held_out(&args, &settings),
         (None, Some(args)) => train(&args, &settings),
         (None, None) => bail!("nothing to train; give --recipe, --input and --output, or `train evaluate`"),
     });
@@ -103,10 +110,13 @@ fn models(bundle: &LocalBundle) -> Result<Models> {
     })
 }
 
+fn read_recipe(path: &Path) -> Result<Recipe> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Recipe::parse(&text)?)
+}
+
 fn train(args: &RunArgs, settings: &Settings) -> Result<()> {
-    let text =
-        std::fs::read_to_string(&args.recipe).with_context(|| format!("cannot read {}", args.recipe.display()))?;
-    let recipe = Recipe::parse(&text)?;
+    let recipe = read_recipe(&args.recipe)?;
     let corpus = Corpus::read(&args.input)?;
     let held_out = args.held_out.as_deref().map(Corpus::read).transpose()?;
     let bundle = LocalBundle::prepare(settings)?;
@@ -120,11 +130,14 @@ fn train(args: &RunArgs, settings: &Settings) -> Result<()> {
         budget: args.minutes.map(|m| Duration::from_secs(60 * m)),
     };
     let finished = run.advance(&rhythm, &mut report)?;
-    let directory = args.output.join("bundle");
-    let config = &bundle.bundle.config;
-    run.export(&directory, &config.name, &config.encoder, &config.decoder)?;
+    // A control needs its table beside the adapter, so it is measured from its checkpoints and never becomes a bundle.
+    let released = (recipe.features == Features::Encoder).then(|| args.output.join("bundle"));
+    if let Some(directory) = &released {
+        let config = &bundle.bundle.config;
+        run.export(directory, &config.name, &config.encoder, &config.decoder)?;
+    }
     let state = run.state();
-    let line = json!({"bundle": directory, "finished": finished, "samples": state.samples, "seconds": state.seconds});
+    let line = json!({"bundle": released, "finished": finished, "samples": state.samples, "seconds": state.seconds});
     print_line(&line.to_string())?;
     Ok(())
 }
@@ -173,18 +186,46 @@ impl Log {
     }
 }
 
-fn evaluate_bundle(args: &EvaluateArgs, settings: &Settings) -> Result<()> {
+/// Soft tokens and LoRA to be measured, from the bundle in use or from a run's checkpoint.
+struct Subject {
+    chunk_tokens: usize,
+    session: LocalSession,
+    lora: Option<(HashMap<String, Tensor>, LoraConfig)>,
+}
+
+impl Subject {
+    fn of_bundle(bundle: &Bundle, models: &Models) -> Result<Self> {
+        let adapter = bundle.adapter(&Device::Cpu)?;
+        let lora = bundle.config.lora.map(|config| Ok::<_, anyhow::Error>((bundle.lora(&Device::Cpu)?, config)));
+        Ok(Self {
+            chunk_tokens: bundle.config.chunk_tokens,
+            session: LocalSession::frozen(models.encoder.clone(), models.pieces.clone(), adapter),
+            lora: lora.transpose()?,
+        })
+    }
+
+    fn of_run(recipe: &Path, output: &Path, models: &Models) -> Result<Self> {
+        let recipe = read_recipe(recipe)?;
+        let learned = Learned::load(&recipe, models, output)?;
+        let config = LoraConfig { rank: recipe.lora_rank, scale: recipe.lora_scale };
+        Ok(Self { chunk_tokens: recipe.chunk_tokens, session: learned.session, lora: Some((learned.lora, config)) })
+    }
+}
+
+fn evaluate_held_out(args: &EvaluateArgs, settings: &Settings) -> Result<()> {
     let corpus = Corpus::read(&args.input)?;
     let local = LocalBundle::prepare(settings)?;
     let mut models = models(&local)?;
-    let sampler = sampler(&models, local.bundle.config.chunk_tokens, 0)?;
-    let adapter = local.bundle.adapter(&Device::Cpu)?;
-    let mut session = LocalSession::frozen(models.encoder.clone(), models.pieces.clone(), adapter);
-    let base = evaluate(&sampler, &corpus, &mut session, &models.decoder, args.passages, args.seed)?;
-    if let Some(lora) = local.bundle.config.lora {
-        models.decoder.set_lora(&local.bundle.lora(&Device::Cpu)?, lora.rank, lora.scale)?;
+    let mut subject = match (&args.recipe, &args.output) {
+        (Some(recipe), Some(output)) => Subject::of_run(recipe, output, &models)?,
+        _ => Subject::of_bundle(&local.bundle, &models)?,
+    };
+    let sampler = sampler(&models, subject.chunk_tokens, 0)?;
+    let base = evaluate(&sampler, &corpus, &mut subject.session, &models.decoder, args.passages, args.seed)?;
+    if let Some((lora, config)) = subject.lora {
+        models.decoder.set_lora(&lora, config.rank, config.scale)?;
     }
-    let trained = evaluate(&sampler, &corpus, &mut session, &models.decoder, args.passages, args.seed)?;
+    let trained = evaluate(&sampler, &corpus, &mut subject.session, &models.decoder, args.passages, args.seed)?;
     show(settings, &trained, &base)
 }
 

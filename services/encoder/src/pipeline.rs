@@ -78,6 +78,14 @@ impl Pipeline {
         self.compute(move || texts.iter().map(|text| Ok(encoder.embed(text)?)).collect()).await
     }
 
+    /// Whether the encoder computes: the vector of a short text is a unit vector. Waits for its turn.
+    pub async fn check_forward(&self) -> Result<(), String> {
+        let vectors = self.embed(vec!["ready".to_owned()]).await.map_err(|error| error.to_string())?;
+        let norm = vectors.concat().iter().map(|x| x * x).sum::<f32>().sqrt();
+        let sound = (norm - 1.0).abs() < 1e-3;
+        if sound { Ok(()) } else { Err(format!("a forward pass gave a vector of norm {norm} instead of 1")) }
+    }
+
     /// Encodes a document unless the index already has it, and commits its record.
     pub async fn encode(&self, document: &Document) -> Result<Encoded, EncodeError> {
         if let Some(record) = self.known(document).await? {

@@ -49,7 +49,7 @@ fn check(kind: &'static str, value: &str) -> Result<(), IdError> {
         return forbidden("is or contains a path step (\".\", \"..\")");
     }
     if value.contains(['/', '\\']) {
-        return forbidden("contains a slash");
+        return forbidden("contains a slash or backslash");
     }
     if value.chars().any(char::is_control) {
         return forbidden("contains a control character");

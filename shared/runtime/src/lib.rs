@@ -36,7 +36,7 @@ pub mod worker;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use endpoint::{ClientOptions, Endpoint};
 pub use error::RuntimeError;
-pub use health::{Health, READINESS, ServiceName};
+pub use health::{Check, Health, READINESS, ServiceName};
 pub use in_process::{Dialer, PipeListener, in_process};
 pub use retry::{CallError, RetryPolicy, code_of, overloaded, retry, with_deadline};
 pub use server::{Listener, ServerBuilder, ServerOptions};

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use e2llm_api::v1::coordinator_server::Coordinator;
 use e2llm_api::v1::*;
 use e2llm_api::{ErrorCode, status};
 use e2llm_runtime::{
-    ClientOptions, Endpoint, Health, Listener, RetryPolicy, ServerBuilder, ServerOptions, ServiceName, Shutdown,
+    Check, ClientOptions, Endpoint, Health, Listener, RetryPolicy, ServerBuilder, ServerOptions, ServiceName, Shutdown,
     code_of, in_process, retry, with_deadline,
 };
 use futures::Stream;
@@ -166,6 +167,44 @@ async fn liveness_and_readiness_are_different_answers() {
     assert_eq!(ask("readiness").await.unwrap(), "NOT_SERVING");
     assert_eq!(ask("e2llm.v1.Coordinator").await.unwrap(), "NOT_SERVING");
     assert!(ask("e2llm.v1.Index").await.is_err(), "a service that is not here has no status");
+}
+
+#[tokio::test]
+async fn a_failing_check_takes_its_service_out_of_rotation_and_back() {
+    let (works, shutdown) = (Arc::new(AtomicBool::new(true)), Shutdown::new());
+    let running = over_tcp(ServerOptions::default()).await;
+    let probed = works.clone();
+    let probe = move || {
+        let works = probed.load(Ordering::SeqCst);
+        async move { if works { Ok(()) } else { Err("no space".to_owned()) } }
+    };
+    let often = Duration::from_millis(5);
+    let watching =
+        running.health.clone().watch(ServiceName::Coordinator, Check::Storage, often, probe, shutdown.clone());
+    assert!(!running.health.is_ready(), "ready before the first answer");
+    let watching = tokio::spawn(watching);
+    let mut client = HealthClient::new(running.endpoint.channel());
+    let mut until = async |service: &str, wanted: &str| {
+        let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let request = HealthCheckRequest { service: service.to_owned() };
+            let found = client.check(request).await.unwrap().into_inner().status().as_str_name();
+            assert!(found == wanted || tokio::time::Instant::now() < give_up, "{service} stays {found}");
+            if found == wanted {
+                return;
+            }
+        }
+    };
+    until("readiness", "SERVING").await;
+    works.store(false, Ordering::SeqCst);
+    for service in ["readiness", "e2llm.v1.Coordinator", "e2llm.v1.Coordinator/storage"] {
+        until(service, "NOT_SERVING").await;
+    }
+    until("", "SERVING").await;
+    works.store(true, Ordering::SeqCst);
+    until("readiness", "SERVING").await;
+    shutdown.request();
+    watching.await.unwrap();
 }
 
 #[tokio::test]

@@ -90,6 +90,9 @@ pub(crate) const TEXTS: &str = "texts";
 /// Root of what was set aside.
 pub(crate) const QUARANTINE: &str = "quarantine";
 
+/// Root of the short-lived objects that show whether the store takes writes.
+pub(crate) const PROBES: &str = "probes";
+
 /// `texts/<2 hex>/<blake3>.zst`.
 pub(crate) fn text_path(hash: &ContentHash) -> String {
     format!("{TEXTS}/{}/{hash}.zst", hash.shard())

@@ -9,7 +9,7 @@ use object_store::{ObjectMeta, ObjectStoreExt, PutMode, PutOptions};
 use tracing::{debug, warn};
 
 use crate::error::{Result, StoreError};
-use crate::names::{self, QUARANTINE};
+use crate::names::{self, PROBES, QUARANTINE};
 use crate::store::Store;
 
 /// What became of a create-only put.
@@ -42,6 +42,8 @@ pub(crate) struct Fetched {
 const ATTEMPTS: u32 = 8;
 /// A local disk gives clear answers: only a delete in between, or a directory in the object's place, needs another.
 const LOCAL_ATTEMPTS: u32 = 3;
+/// Large enough that a full disk refuses it, small enough to be written every few seconds.
+const PROBE_BYTES: usize = 64 << 10;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
@@ -83,6 +85,17 @@ impl Store {
             tokio::time::sleep(delay(attempt)).await;
             attempt += 1;
         }
+    }
+
+    /// Whether the store takes writes now: writes a small object and deletes it.
+    ///
+    /// # Errors
+    /// Those of [`Store::create`] and [`Store::delete`].
+    pub async fn probe(&self) -> Result<()> {
+        let path = format!("{PROBES}/{}", uuid::Uuid::new_v4().simple());
+        let written = self.create(&path, vec![0; PROBE_BYTES]).await;
+        self.delete(&path).await?;
+        written.map(|_| ())
     }
 
     /// The object's bytes; `None` if it does not exist.

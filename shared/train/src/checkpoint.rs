@@ -35,14 +35,14 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Creates the directory when it is missing.
-    pub fn open(directory: &Path) -> Result<Self> {
-        std::fs::create_dir_all(directory).map_err(TrainError::io(directory))?;
-        Ok(Self { directory: directory.to_owned() })
+    /// Those of a run that writes into `run`.
+    pub fn at(run: &Path) -> Self {
+        Self { directory: run.join("checkpoints") }
     }
 
     /// Writes tensors and state under the next number: tensors first, the state last, each renamed into place.
     pub fn save(&self, state: &Checkpoint, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        std::fs::create_dir_all(&self.directory).map_err(TrainError::io(&self.directory))?;
         let numbers = self.numbers()?;
         let number = numbers.last().map_or(0, |n| n + 1);
         let tensors: HashMap<&str, Tensor> = tensors.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
@@ -84,7 +84,10 @@ impl Checkpoints {
     }
 
     fn numbers(&self) -> Result<Vec<u64>> {
-        let entries = std::fs::read_dir(&self.directory).map_err(TrainError::io(&self.directory))?;
+        let entries = match std::fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+            entries => entries.map_err(TrainError::io(&self.directory))?,
+        };
         let mut numbers: Vec<u64> =
             entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".json")?.parse().ok()).collect();
         numbers.sort_unstable();

@@ -50,10 +50,17 @@ pub struct PretrainStage {
     pub steps: usize,
     /// Chunks per step.
     pub batch: usize,
+    /// Passages drawn from the corpus and encoded once; batches are drawn from them.
+    #[serde(default = "default_passages")]
+    pub passages: usize,
     /// Vocabulary entries in the sampled softmax, the batch's own targets included.
     pub negatives: usize,
     /// Of the adapter.
     pub adapter: AdamWConfig,
+}
+
+fn default_passages() -> usize {
+    3_000
 }
 
 /// Adapter and decoder LoRA on the objectives.

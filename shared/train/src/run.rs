@@ -17,7 +17,7 @@ use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::corpus::Corpus;
 use crate::error::{Result, TrainError};
 use crate::evaluate::{Evaluation, evaluate};
-use crate::optimizer::{AdamW, Parameters};
+use crate::optimizer::{AdamW, AdamWConfig, Parameters};
 use crate::pretrain::{Pool, pretrain};
 use crate::recipe::{Features, Recipe, Stage};
 use crate::sample::{Objective, Sampler};
@@ -29,8 +29,6 @@ use crate::trainer::{Progress, Trainer};
 const VALUE_HIDDEN: usize = 1_536;
 const GATE_HIDDEN: usize = 64;
 const SEGMENT_HIDDEN: usize = 1_024;
-/// Passages whose encoder states are held for pretraining.
-const POOL: usize = 3_000;
 
 /// The models of a run. The decoder is dense.
 pub struct Models {
@@ -121,7 +119,7 @@ impl<'a> Run<'a> {
         report: &mut dyn FnMut(Report),
     ) -> Result<Self> {
         let digest = digest(recipe)?;
-        let checkpoints = Checkpoints::open(&directory.join("checkpoints"))?;
+        let checkpoints = Checkpoints::at(directory);
         let config = adapter_config(recipe, &models)?;
         let adapter = initial_adapter(&config, recipe.seed)?;
         let sampler = sampler(&models, recipe.chunk_tokens, 0)?;
@@ -247,12 +245,12 @@ fn write_f16(parameters: &Parameters, path: &Path) -> Result<()> {
     Ok(candle_core::safetensors::save(&half, path)?)
 }
 
-fn digest(recipe: &Recipe) -> Result<String> {
+pub(crate) fn digest(recipe: &Recipe) -> Result<String> {
     let text = serde_json::to_vec(recipe).map_err(|e| TrainError::Invalid(e.to_string()))?;
     Ok(blake3::hash(&text).to_hex()[..32].to_owned())
 }
 
-fn adapter_config(recipe: &Recipe, models: &Models) -> Result<AdapterConfig> {
+pub(crate) fn adapter_config(recipe: &Recipe, models: &Models) -> Result<AdapterConfig> {
     let vocabulary = models.decoder.vocabulary()? as u32;
     let ids: Vec<u32> = (0..vocabulary).collect();
     let mean_square = models.decoder.embed(&ids)?.sqr()?.mean_all()?.to_scalar::<f32>()?;
@@ -291,13 +289,13 @@ fn pretrain_adapter(
 ) -> Result<()> {
     let Some(stage) = &recipe.pretrain else { return Ok(()) };
     // Numbers from the top, so that no passage of pretraining is drawn again by the stages that follow.
-    let texts = (0..POOL as u64).map(|i| {
+    let texts = (0..stage.passages as u64).map(|i| {
         let sample = sampler.draw(corpus, &[(Objective::Reconstruct, 1.0)], (1, 1), recipe.seed, u64::MAX - i)?;
         Ok(crate::trainer::chunks(std::slice::from_ref(&sample)).concat())
     });
     let texts = texts.collect::<Result<Vec<String>>>()?;
     let pool = Pool::encode(&texts, &models.encoder, &models.pieces, &models.tokens, |chunks| {
-        report(Report::Pooling { chunks, of: POOL })
+        report(Report::Pooling { chunks, of: stage.passages })
     })?;
     pretrain(config, adapter.clone(), stage, &pool, &models.decoder, recipe.seed, |step, p| {
         report(Report::Pretrain { step: step + 1, of: stage.steps, loss: p.loss, accuracy: p.accuracy });
@@ -314,9 +312,19 @@ fn trainer(
 ) -> Result<Trainer<LocalSession>> {
     let stage = recipe.stages.get(stage).or(recipe.stages.last());
     let stage = stage.ok_or_else(|| TrainError::Invalid("recipe: there is no stage to train".to_owned()))?;
-    let bridge = bridge(recipe, &models)?;
-    let session = LocalSession::new(models.encoder, models.pieces, config, adapter, stage.adapter, bridge)?;
+    let session = session(recipe, stage.adapter, config, adapter, &models)?;
     Trainer::new(session, models.decoder, AdamW::new(lora, stage.lora), recipe.lora_rank, recipe.lora_scale)
+}
+
+pub(crate) fn session(
+    recipe: &Recipe,
+    optimizer: AdamWConfig,
+    config: AdapterConfig,
+    adapter: Parameters,
+    models: &Models,
+) -> Result<LocalSession> {
+    let bridge = bridge(recipe, models)?;
+    LocalSession::new(models.encoder.clone(), models.pieces.clone(), config, adapter, optimizer, bridge)
 }
 
 /// The table of the control recipes. Gates open by vocabulary rank: pieces are numbered by falling frequency.

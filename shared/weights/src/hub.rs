@@ -5,12 +5,9 @@ use crate::directory::{self, SHARD_INDEX};
 use crate::error::WeightsError;
 use crate::progress::{Meter, Progress};
 use crate::{ModelRef, Result};
-use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
-use hf_hub::repository::RepoTypeModel;
-use hf_hub::{HFClient, HFError, HFRepositorySync};
-use std::collections::HashMap;
+use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// How the model hub is reached. What is `None` comes from the hub's own environment variables.
 #[derive(Debug, Clone, Default)]
@@ -35,13 +32,17 @@ const COMPANIONS: [&str; 8] = [
     "1_Pooling/config.json",
 ];
 
+/// A broken connection is taken up again this often per file.
+const RETRIES: usize = 3;
+
 impl HubOptions {
     /// Everything from the environment.
     #[must_use]
     pub fn from_env() -> Self {
         let offline = std::env::var("HF_HUB_OFFLINE")
             .is_ok_and(|value| matches!(value.as_str(), "1" | "true" | "TRUE" | "yes" | "on"));
-        Self { offline, ..Self::default() }
+        let cache_dir = std::env::var_os("HF_HUB_CACHE").map(PathBuf::from);
+        Self { offline, cache_dir, ..Self::default() }
     }
 
     /// The directory of `repo` in the hub's cache, with the files a model needs, fetched if absent. Without network, and
@@ -54,55 +55,68 @@ impl HubOptions {
         progress: Progress,
     ) -> Result<PathBuf> {
         let reference = ModelRef::Hub { repo: repo.to_owned(), revision: revision.map(Into::into), file: None };
-        let fail = |error: HFError| failure(&reference, &error);
-        let remote = self.open(repo).map_err(fail)?;
-        if self.offline {
-            return cached(&remote, revision).map_err(fail);
+        let cached = self.cached(repo, revision).filter(|dir| is_complete(dir, file));
+        match cached {
+            Some(dir) if self.offline || revision.is_some_and(is_commit) => return Ok(dir),
+            None if self.offline => return Err(not_cached(&reference)),
+            _ => {}
         }
-        if revision.is_some_and(is_commit)
-            && let Ok(dir) = cached(&remote, revision)
-            && is_complete(&dir, file)
-        {
-            return Ok(dir);
-        }
-        let listing = match remote.info().maybe_revision(revision).send() {
-            Ok(info) => info.siblings.unwrap_or_default(),
-            Err(error @ HFError::Request { .. }) => {
+        let fail = |error: ApiError| failure(&reference, &error);
+        let remote = self.open(repo, revision).map_err(fail)?;
+        let listing = match (remote.info(), cached) {
+            (Ok(info), _) => info,
+            (Err(error), Some(dir)) if status(&error).is_none() => {
                 tracing::warn!(repo, %error, "model hub not reached; using its cache");
-                return cached(&remote, revision).map_err(|_| fail(error));
+                return Ok(dir);
             }
-            Err(error) => return Err(fail(error)),
+            (Err(error), _) => return Err(fail(error)),
         };
-        let names: Vec<&str> = listing.iter().map(|sibling| sibling.rfilename.as_str()).collect();
-        let wanted = wanted(&reference, &names, file)?;
-        let bar = Arc::new(Bar::new(progress, &reference));
-        let download = remote.snapshot_download().maybe_revision(revision).allow_patterns(wanted);
-        let dir = download.progress(Arc::clone(&bar)).send().map_err(fail)?;
-        bar.finish();
+        let names: Vec<&str> = listing.siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
+        let dir = self.cache().repo(described(repo, revision)).pointer_path(&listing.sha);
+        for name in wanted(&reference, &names, file)? {
+            if !dir.join(&name).is_file() {
+                remote.download_with_progress(&name, Bar::new(progress, &reference)).map_err(fail)?;
+            }
+        }
         Ok(dir)
     }
 
     /// Whether a snapshot with weights is cached; no network.
     pub(crate) fn is_cached(&self, repo: &str, revision: Option<&str>, file: Option<&str>) -> bool {
-        let dir = self.open(repo).and_then(|remote| cached(&remote, revision));
-        dir.is_ok_and(|dir| is_complete(&dir, file))
+        self.cached(repo, revision).is_some_and(|dir| is_complete(&dir, file))
     }
 
-    fn open(&self, repo: &str) -> Result<HFRepositorySync<RepoTypeModel>, HFError> {
-        let mut builder = HFClient::builder();
+    /// The cached snapshot of a revision, however much of it there is.
+    fn cached(&self, repo: &str, revision: Option<&str>) -> Option<PathBuf> {
+        let local: CacheRepo = self.cache().repo(described(repo, revision));
+        if let Some(commit) = revision.filter(|revision| is_commit(revision)) {
+            return Some(local.pointer_path(commit)).filter(|dir| dir.is_dir());
+        }
+        // The reference file names the commit; an empty file name is the snapshot's own directory.
+        local.get("").map(|dir| dir.components().collect())
+    }
+
+    fn cache(&self) -> Cache {
+        self.cache_dir.clone().map_or_else(Cache::from_env, Cache::new)
+    }
+
+    fn open(&self, repo: &str, revision: Option<&str>) -> std::result::Result<ApiRepo, ApiError> {
+        let mut builder = ApiBuilder::from_env().with_progress(false).with_retries(RETRIES);
         if let Some(endpoint) = &self.endpoint {
-            builder = builder.endpoint(endpoint);
+            builder = builder.with_endpoint(endpoint.clone());
         }
         if let Some(dir) = &self.cache_dir {
-            builder = builder.cache_dir(dir);
+            builder = builder.with_cache_dir(dir.clone());
         }
-        let (owner, name) = hf_hub::split_id(repo);
-        Ok(builder.build_sync()?.model(owner, name))
+        if let Ok(token) = std::env::var("HF_TOKEN") {
+            builder = builder.with_token(Some(token));
+        }
+        Ok(builder.build()?.repo(described(repo, revision)))
     }
 }
 
-fn cached(remote: &HFRepositorySync<RepoTypeModel>, revision: Option<&str>) -> Result<PathBuf, HFError> {
-    remote.snapshot_download().maybe_revision(revision).local_files_only(true).send()
+fn described(repo: &str, revision: Option<&str>) -> Repo {
+    Repo::with_revision(repo.to_owned(), RepoType::Model, revision.unwrap_or("main").to_owned())
 }
 
 fn is_commit(revision: &str) -> bool {
@@ -123,10 +137,11 @@ fn is_complete(dir: &Path, file: Option<&str>) -> bool {
     }
 }
 
-/// Patterns of the files to fetch: weights as [`directory::choose`] picks them, and their companions.
+/// Names of the files to fetch: weights as [`directory::choose`] picks them, and those companions the repository has.
 fn wanted(reference: &ModelRef, names: &[&str], file: Option<&str>) -> Result<Vec<String>> {
     let place = PathBuf::from(reference.to_string());
-    let mut wanted: Vec<String> = COMPANIONS.map(str::to_owned).to_vec();
+    let has = |wanted: &&str| names.contains(wanted);
+    let mut wanted: Vec<String> = COMPANIONS.iter().copied().filter(has).map(str::to_owned).collect();
     let top: Vec<&str> = names.iter().copied().filter(|name| !name.contains('/')).collect();
     match file {
         Some(file) if names.contains(&file) => wanted.push(file.to_owned()),
@@ -137,74 +152,71 @@ fn wanted(reference: &ModelRef, names: &[&str], file: Option<&str>) -> Result<Ve
         None => wanted.push(directory::choose(&top).map_err(|refusal| refusal.at(&place))?),
     }
     if wanted.iter().any(|name| name == SHARD_INDEX) {
-        wanted.push("model-*.safetensors".to_owned());
+        let shard = |name: &&str| name.starts_with("model-") && name.ends_with(".safetensors");
+        wanted.extend(top.into_iter().filter(shard).map(str::to_owned));
     }
     Ok(wanted)
 }
 
-fn failure(reference: &ModelRef, error: &HFError) -> WeightsError {
-    let remedy = match error {
-        HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
-            "check the name, and set HF_TOKEN to a token that may read it"
+/// The HTTP status the hub answered with; `None` if it was not reached.
+fn status(error: &ApiError) -> Option<u16> {
+    match error {
+        ApiError::TooManyRetries(inner) => status(inner),
+        ApiError::RequestError(inner) => match **inner {
+            ureq::Error::StatusCode(code) => Some(code),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn failure(reference: &ModelRef, error: &ApiError) -> WeightsError {
+    let remedy = match (status(error), error) {
+        (Some(401 | 403), _) => "check the name, and set HF_TOKEN to a token that may read it",
+        (Some(404), _) => "check the name; private models need HF_TOKEN",
+        (None, ApiError::RequestError(_) | ApiError::TooManyRetries(_)) => {
+            "it is not cached either: check the network and HF_ENDPOINT"
         }
-        HFError::RepoNotFound { .. } | HFError::RevisionNotFound { .. } => {
-            "check the name; private models need HF_TOKEN"
-        }
-        HFError::LocalEntryNotFound { .. } => "it is not cached: fetch it once with network and without HF_HUB_OFFLINE",
-        HFError::Request { .. } => "it is not cached either: check the network and HF_ENDPOINT",
         _ => "try again, or download the files yourself and name their directory",
     };
     let reason = error.to_string().replace(['\n', '\r'], " ");
     WeightsError::Hub { repo: reference.to_string(), reason, remedy }
 }
 
-/// Adds up the per-file events of a snapshot into one meter, shown only if something is fetched.
-struct Bar {
-    progress: Progress,
-    label: String,
-    state: Mutex<Transfer>,
+fn not_cached(reference: &ModelRef) -> WeightsError {
+    let remedy = "fetch it once with network and without HF_HUB_OFFLINE";
+    WeightsError::Hub { repo: reference.to_string(), reason: "it is not cached".to_owned(), remedy }
 }
 
-#[derive(Default)]
-struct Transfer {
+/// One file of a snapshot being fetched.
+struct Bar {
+    progress: Progress,
+    model: String,
+    arrived: u64,
     meter: Option<Meter>,
-    files: HashMap<String, u64>,
 }
 
 impl Bar {
     fn new(progress: Progress, reference: &ModelRef) -> Self {
-        Self { progress, label: reference.to_string(), state: Mutex::default() }
-    }
-
-    fn finish(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(meter) = state.meter.take() {
-            meter.done();
-        }
+        Self { progress, model: reference.to_string(), arrived: 0, meter: None }
     }
 }
 
-impl ProgressHandler for Bar {
-    fn on_progress(&self, event: &ProgressEvent) {
-        let ProgressEvent::Download(event) = event else { return };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let arrived = match event {
-            // The first is the snapshot's; each file in it then reports a start and a completion of its own.
-            DownloadEvent::Start { total_bytes, .. } => {
-                if state.meter.is_none() && *total_bytes > 0 {
-                    state.meter = Some(Meter::start(self.progress, &self.label, *total_bytes));
-                }
-                return;
-            }
-            DownloadEvent::Progress { files } => {
-                state.files.extend(files.iter().map(|file| (file.filename.clone(), file.bytes_completed)));
-                state.files.values().sum()
-            }
-            DownloadEvent::AggregateProgress { bytes_completed, .. } => *bytes_completed,
-            DownloadEvent::Complete => return,
-        };
-        if let Some(meter) = &mut state.meter {
-            meter.at(arrived);
+impl hf_hub::api::Progress for Bar {
+    fn init(&mut self, size: usize, filename: &str) {
+        self.meter = Some(Meter::start(self.progress, &format!("{} {filename}", self.model), size as u64));
+    }
+
+    fn update(&mut self, size: usize) {
+        self.arrived += size as u64;
+        if let Some(meter) = &mut self.meter {
+            meter.at(self.arrived);
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(meter) = self.meter.take() {
+            meter.done();
         }
     }
 }
@@ -221,14 +233,13 @@ mod tests {
     fn only_one_form_of_the_weights_is_fetched_and_nothing_of_other_frameworks() {
         let names = ["model.safetensors", "pytorch_model.bin", "onnx/model.onnx", "tokenizer.json"];
         let patterns = choose(&names, None).unwrap();
-        assert!(patterns.contains(&"model.safetensors".to_owned()));
-        assert!(patterns.iter().all(|pattern| !pattern.contains("onnx") && !pattern.contains("pytorch")));
+        assert_eq!(patterns, ["tokenizer.json", "model.safetensors"]);
     }
 
     #[test]
     fn a_sharded_model_is_fetched_with_its_index_and_all_shards() {
-        let patterns = choose(&[SHARD_INDEX, "model-00001-of-00002.safetensors"], None).unwrap();
-        assert!(patterns.contains(&SHARD_INDEX.to_owned()) && patterns.contains(&"model-*.safetensors".to_owned()));
+        let shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+        assert_eq!(choose(&[SHARD_INDEX, shards[0], shards[1]], None).unwrap(), [SHARD_INDEX, shards[0], shards[1]]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod workplace;
 
 use std::path::PathBuf;
 
-pub use service::{S3, Service, eventually};
+pub use service::{S3, Service, eventually, eventually_true};
 pub use workplace::{HARBOUR, Outcome, TEXTS, Workplace, answer, flip_byte};
 
 /// The `e2llm` binary under test.

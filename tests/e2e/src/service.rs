@@ -110,3 +110,12 @@ pub async fn eventually<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> 
         }
     }
 }
+
+/// Waits until `condition` holds, for as long as a service may take to start.
+pub fn eventually_true(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + START_UP;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited {START_UP:?} for {what}");
+        std::thread::sleep(PAUSE);
+    }
+}

@@ -1,6 +1,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
@@ -85,15 +85,24 @@ impl Workplace {
     /// Runs `e2llm` to its end, with JSON output and without progress.
     pub fn json(&self, args: &[&str]) -> Outcome {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut command = Command::new(binary());
-        command.args(&self.extra).args(["--json", "--quiet"]).args(args);
-        command.current_dir(self.directory.path()).stdin(Stdio::null());
-        let output = command.output().unwrap();
+        let output = self.command(args).output().unwrap();
         Outcome {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+
+    /// Starts `e2llm` like [`Workplace::json`] and leaves it running, to be killed.
+    pub fn start(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(&self.extra).args(["--json", "--quiet"]).args(args);
+        command.current_dir(self.directory.path()).stdin(Stdio::null());
+        command
     }
 
     /// The answer to a question about `id`, in a few greedy tokens, with further flags.

@@ -38,7 +38,9 @@ fn a_damaged_blob_is_not_read_and_repair_makes_it_anew() {
     assert_named(&doctor(&place), hash);
     place.ask(HARBOUR, &SOFT).refused(&[hash, "corrupt"]);
     assert_named(&doctor(&place), hash);
-    place.json(&["doctor", "--repair"]).succeeded();
+    let repaired = place.json(&["doctor", "--repair"]).succeeded().rows();
+    assert_eq!(repaired.len(), 1, "one object is one problem: {repaired:#?}");
+    assert_eq!(repaired[0]["repaired"], true, "{repaired:#?}");
     assert!(doctor(&place).succeeded().stdout.is_empty());
     assert_eq!(answer(place.ask(HARBOUR, &SOFT)), before);
 }

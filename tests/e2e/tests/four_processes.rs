@@ -8,6 +8,8 @@ use e2llm_api::v1::index_client::IndexClient;
 use e2llm_api::v1::submit_job_request::Part;
 use e2llm_api::v1::*;
 use e2llm_e2e::{HARBOUR, S3, Service, TEXTS, Workplace, answer, eventually};
+use serde_json::Value;
+use std::process::Command;
 use tempfile::TempDir;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -187,8 +189,43 @@ async fn four_processes_share_a_store_in_s3_and_survive_the_index() {
     for (service, name) in services {
         let own: Vec<_> = listed_services(service).await.into_iter().filter(|s| s.starts_with("e2llm.")).collect();
         assert_eq!(own, [name]);
-        assert_eq!(health(service, name).await, ServingStatus::Serving);
+        for check in ["", "/storage", "/forward"].iter().filter(|check| has_check(name, check)) {
+            assert_eq!(health(service, &format!("{name}{check}")).await, ServingStatus::Serving, "{name}{check}");
+        }
     }
+    a_foreign_client_asks(&fleet, &first);
+}
+
+/// All write to the store but the decoder; encoder and decoder compute.
+fn has_check(service: &str, check: &str) -> bool {
+    match check {
+        "/storage" => service != "e2llm.v1.Decoder",
+        "/forward" => ["e2llm.v1.Encoder", "e2llm.v1.Decoder"].contains(&service),
+        _ => true,
+    }
+}
+
+/// Python's gRPC learns the messages by reflection and gets the same answer, piece by piece.
+fn a_foreign_client_asks(fleet: &Fleet, expected: &str) {
+    let python = std::env::var_os("E2LLM_PYTHON").expect("E2LLM_PYTHON; run `cargo xtask test`");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/foreign_client.py");
+    let request = serde_json::json!({
+        "collection": "default",
+        "doc_ids": [TEXTS[1].0],
+        "question": "Who opened the harbour?",
+        "generate": {"max_tokens": 6},
+    });
+    let output = Command::new(python)
+        .args([script, fleet.decoder.address(), "e2llm.v1.Decoder/Ask", &request.to_string()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.lines().any(|line| line == "e2llm.v1.Decoder"), "{printed}");
+    let events: Vec<Value> = printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let text: String = events.iter().filter_map(|event| event["text"].as_str()).collect();
+    assert_eq!(text, expected, "{printed}");
+    assert!(events.last().unwrap()["finished"].is_object(), "{printed}");
 }
 
 #[test]

@@ -8,19 +8,17 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use e2llm_index::{DEFAULT_SHARD, IndexService};
 use e2llm_store::{BlobName, Health, ObjectKind, Store};
 use futures::StreamExt;
-use serde_json::json;
 
 mod reencode;
+mod report;
 
 use crate::app::App;
 use crate::cli::DoctorArgs;
-use crate::failure::warn_line;
-use crate::output::print_line;
-use crate::render::count;
+use report::Report;
 
 /// How long to wait for whoever uses the store.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -29,13 +27,13 @@ pub(crate) async fn run(app: &App, args: DoctorArgs) -> Result<ExitCode> {
     if app.settings.server.is_some() {
         bail!("doctor works on a store, not through services; stop them, leave out --server and give --store");
     }
-    let mut report = Report { json: app.settings.json, ..Default::default() };
+    let mut report = Report::default();
     let damaged = examine(app, args.repair, &mut report).await?;
     if args.repair && !damaged.is_empty() {
-        let anew = reencode::documents_with(app, &damaged).await?;
-        report.repaired += anew;
+        let whole = reencode::documents_with(app, &damaged).await?;
+        whole.iter().for_each(|blob| report.repaired(&blob.path()));
     }
-    report.summarize(app.settings.quiet, args.repair);
+    report.print(app.settings.json, app.settings.quiet, args.repair)?;
     Ok(if report.unrepaired() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -72,15 +70,15 @@ async fn check_objects(store: &Store, repair: bool, report: &mut Report) -> Resu
                 sound.insert(finding.object);
                 continue;
             }
-            Health::Corrupt { reason } => (reason, finding.kind != ObjectKind::Identity),
-            Health::Unreadable { reason } => (reason, false),
+            Health::Corrupt { reason } => (format!("is corrupt: {reason}"), finding.kind != ObjectKind::Identity),
+            Health::Unreadable { reason } => (format!("cannot be read: {reason}"), false),
         };
-        let mut note = "";
-        if repair && can_move {
-            store.quarantine(&finding.object).await?;
-            note = " (set aside in quarantine/)";
-        }
-        report.problem(&finding.object, &format!("{} {reason}{note}", finding.object), repair && can_move)?;
+        let moved = if repair && can_move { store.quarantine(&finding.object).await? } else { None };
+        let message = match &moved {
+            Some(place) => format!("{reason}; set aside as {place}"),
+            None => reason,
+        };
+        report.problem(&finding.object, &message, moved.is_some());
     }
     Ok(sound)
 }
@@ -94,61 +92,25 @@ async fn check_index(
     let findings = index.verify().await?;
     let hopeless = if repair { index.repair(&findings).await? } else { findings.clone() };
     for finding in &findings {
-        report.problem(&finding.name, &finding.message, !hopeless.contains(finding))?;
+        report.problem(&finding.name, &finding.message, repair && !hopeless.contains(finding));
     }
     let references = index.referenced().await?;
-    let lost_texts = references.texts.iter().filter(|hash| !has_text(sound, hash.as_str()));
-    for hash in lost_texts {
-        let message = format!("text {hash} is missing or damaged; encode its documents again from their source");
-        report.problem(hash.as_str(), &message, false)?;
+    for text in references.texts.iter().map(|hash| text_path(hash.as_str())).filter(|path| !sound.contains(path)) {
+        let message = "is the text of documents and cannot be used; encode them again from their source";
+        report.problem(&text, message, false);
     }
     let damaged: BTreeSet<BlobName> =
         references.blobs.into_iter().filter(|blob| !sound.contains(&blob.path())).collect();
     for blob in &damaged {
-        let message = format!("{} is needed but missing or damaged; --repair encodes its documents again", blob.path());
-        report.problem(&blob.path(), &message, false)?;
+        let message = "is the soft prompt of documents and cannot be used; --repair encodes them again";
+        report.problem(&blob.path(), message, false);
     }
     Ok(damaged)
 }
 
-fn has_text(sound: &BTreeSet<String>, hash: &str) -> bool {
-    // The layout of texts, as the store documents it.
-    hash.get(..2).is_some_and(|start| sound.contains(&format!("texts/{start}/{hash}.zst")))
-}
-
-/// What was found.
-#[derive(Debug, Default)]
-struct Report {
-    json: bool,
-    checked: u64,
-    problems: u64,
-    repaired: u64,
-}
-
-impl Report {
-    fn problem(&mut self, name: &str, message: &str, repaired: bool) -> Result<()> {
-        self.problems += 1;
-        self.repaired += u64::from(repaired);
-        print_line(&if self.json {
-            json!({"name": name, "problem": message, "repaired": repaired}).to_string()
-        } else {
-            message.to_owned()
-        })
-        .context("cannot report a problem")
-    }
-
-    fn unrepaired(&self) -> u64 {
-        self.problems.saturating_sub(self.repaired)
-    }
-
-    fn summarize(&self, quiet: bool, repair: bool) {
-        if quiet && self.unrepaired() == 0 {
-            return;
-        }
-        let hint = if self.unrepaired() > 0 && !repair { "; --repair does what can be done" } else { "" };
-        let (checked, problems, repaired) = (count(self.checked), count(self.problems), count(self.repaired));
-        warn_line(&format!("{checked} objects checked, {problems} problems, {repaired} repaired{hint}"));
-    }
+/// The layout of texts, as the store documents it.
+fn text_path(hash: &str) -> String {
+    format!("texts/{}/{hash}.zst", hash.get(..2).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -170,15 +132,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().display().to_string()).await.unwrap();
         let text = store.put_text("It was a bright cold day in April.").await.unwrap();
-        let object = format!("texts/{}/{}.zst", &text.hash.to_string()[..2], text.hash);
+        let object = text_path(&text.hash.to_string());
         std::fs::write(dir.path().join(&object), b"damage").unwrap();
         let mut report = Report::default();
         let sound = check_objects(&store, false, &mut report).await.unwrap();
         assert!(!sound.contains(&object));
-        assert_eq!((report.problems, report.unrepaired()), (1, 1));
+        assert_eq!(report.unrepaired(), 1);
         let mut report = Report::default();
         check_objects(&store, true, &mut report).await.unwrap();
-        assert_eq!((report.problems, report.unrepaired()), (1, 0));
+        assert_eq!(report.unrepaired(), 0);
         assert!(!dir.path().join(&object).exists());
         assert!(dir.path().join("quarantine").exists());
     }
@@ -190,7 +152,7 @@ mod tests {
         let text = store.put_text("text").await.unwrap();
         let mut report = Report::default();
         let sound = check_objects(&store, false, &mut report).await.unwrap();
-        assert!(has_text(&sound, &text.hash.to_string()), "{sound:?}");
-        assert_eq!(report.problems, 0);
+        assert!(sound.contains(&text_path(&text.hash.to_string())), "{sound:?}");
+        assert_eq!(report.unrepaired(), 0);
     }
 }

@@ -19,16 +19,16 @@ use crate::view::View;
 /// Records asked for at once.
 const PAGE: u32 = 500;
 
-/// Encodes again the documents of this collection that need any of `damaged`; returns how many of those blobs are
-/// whole again.
-pub(super) async fn documents_with(app: &App, damaged: &BTreeSet<BlobName>) -> Result<u64> {
+/// Encodes again the documents of this collection that need any of `damaged`; returns those of the blobs
+/// that are whole again.
+pub(super) async fn documents_with(app: &App, damaged: &BTreeSet<BlobName>) -> Result<BTreeSet<BlobName>> {
     let services = app.services(Needs::Models).await?;
     let result = run(app, &services, damaged).await;
     services.stop().await;
     result
 }
 
-async fn run(app: &App, services: &Services, damaged: &BTreeSet<BlobName>) -> Result<u64> {
+async fn run(app: &App, services: &Services, damaged: &BTreeSet<BlobName>) -> Result<BTreeSet<BlobName>> {
     let records = affected(app, services, damaged).await?;
     let covered: BTreeSet<BlobName> = records.iter().flat_map(blobs).filter(|blob| damaged.contains(blob)).collect();
     if covered.len() < damaged.len() {
@@ -36,7 +36,7 @@ async fn run(app: &App, services: &Services, damaged: &BTreeSet<BlobName>) -> Re
         warn_line(&format!("{others} damaged soft prompts belong to other collections; run doctor with --collection"));
     }
     if records.is_empty() {
-        return Ok(0);
+        return Ok(covered);
     }
     let (sender, rest) = mpsc::channel(records.len());
     for record in &records {
@@ -54,7 +54,7 @@ async fn run(app: &App, services: &Services, damaged: &BTreeSet<BlobName>) -> Re
     };
     job::run(services, spec, Rows::look_ahead(rest).await, &mut view, &app.shutdown).await?;
     let succeeded = view.tally().failed == 0;
-    Ok(if succeeded { covered.len() as u64 } else { 0 })
+    Ok(if succeeded { covered } else { BTreeSet::new() })
 }
 
 async fn affected(app: &App, services: &Services, damaged: &BTreeSet<BlobName>) -> Result<Vec<DocRecord>> {
