@@ -14,8 +14,8 @@ use crate::settings::Settings;
 use crate::{commands, serve, train_cmd};
 
 /// Logs of a command: rows that failed are told as results, and services that stop with the command lose nothing.
-const CLI_FILTER: &str =
-    "warn,e2llm_store::objects=error,e2llm_runtime::worker=error,e2llm_encoder=error,e2llm_decoder=error";
+const CLI_FILTER: &str = "warn,e2llm_store::objects=error,e2llm_coordinator::board=error,e2llm_runtime::worker=error,\
+                          e2llm_encoder=error,e2llm_decoder=error";
 
 /// What a command works with.
 pub(crate) struct App {

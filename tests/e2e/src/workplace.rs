@@ -84,8 +84,23 @@ impl Workplace {
 
     /// Runs `e2llm` to its end, with JSON output and without progress.
     pub fn json(&self, args: &[&str]) -> Outcome {
+        Self::outcome(&mut self.command(args))
+    }
+
+    /// Like [`Workplace::json`] where no file can grow beyond `blocks` (of 512 or 1,024 bytes, by shell), which fails
+    /// as a full disk does.
+    pub fn json_on_full_disk(&self, blocks: u32, args: &[&str]) -> Outcome {
+        let command = self.command(args);
+        let mut limited = Command::new("sh");
+        limited.args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"")]);
+        limited.arg(command.get_program()).args(command.get_args());
+        limited.current_dir(self.directory.path()).stdin(Stdio::null());
+        Self::outcome(&mut limited)
+    }
+
+    fn outcome(command: &mut Command) -> Outcome {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let output = self.command(args).output().unwrap();
+        let output = command.output().unwrap();
         Outcome {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8(output.stdout).unwrap(),

@@ -98,3 +98,18 @@ fn repair_passes_a_damaged_manifest_while_the_view_holds_its_records() {
     fs::remove_dir_all(place.path("store/view")).unwrap();
     assert_eq!(place.json(&["docs", "list"]).succeeded().stdout, records);
 }
+
+#[test]
+fn a_full_disk_fails_the_row_that_needs_it_and_leaves_nothing() {
+    let place = Workplace::new();
+    // About 1.4 MB of soft tokens: more than the limit, while the index and the other documents stay below it.
+    place.write("texts/long.txt", include_str!("../../../README.md").repeat(3));
+    let full = place.json_on_full_disk(1024, &["encode", "texts"]);
+    assert_eq!(full.code, 1, "{full:#?}");
+    let expected = ["", "", "RESOURCE_EXHAUSTED", ""];
+    assert_eq!(full.codes().iter().map(|(_, code)| code.as_str()).collect::<Vec<_>>(), expected, "{full:#?}");
+    assert!(full.rows()[2]["error"]["message"].as_str().unwrap().contains("free some space"), "{full:#?}");
+    assert!(doctor(&place).succeeded().stdout.is_empty());
+    let after = place.json(&["encode", "texts"]).succeeded();
+    assert!(after.rows()[2]["soft_tokens"].as_u64().unwrap() * 576 * 2 > 1 << 20, "the limit did not bind: {after:#?}");
+}
