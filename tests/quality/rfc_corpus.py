@@ -2,8 +2,9 @@
 """Turns Debian's doc-rfc-* packages into JSONL corpora: train.jsonl, validate.jsonl, test.jsonl.
 
 Each line is {"id", "text", "abstract"}: page headers and footers removed, the Abstract cut out of the body.
-Split by RFC number: >= 9000 is test, 8500-8999 validates, the rest trains, less the RFCs that a test RFC obsoletes or
-updates, and less every paragraph that shares 13 consecutive words with a test RFC. Needs dpkg-deb, and the packages already downloaded (component non-free):
+Split by RFC number: >= 9000 is test, 8500-8999 validates, the rest trains, less the RFCs that a test RFC
+obsoletes or updates, and less every paragraph that shares 13 consecutive words with a test RFC. Needs
+dpkg-deb, and the packages already downloaded (component non-free):
 
     apt-get download doc-rfc-std doc-rfc-std-proposed doc-rfc-informational doc-rfc-experimental \\
         doc-rfc-fyi-bcp doc-rfc-others doc-rfc-misc doc-rfc-old-std

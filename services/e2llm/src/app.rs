@@ -37,7 +37,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Jobs(command) => commands::jobs::run(&app, command).await,
         Command::Docs(command) => app.interruptible(commands::docs::run(&app, command)).await?,
         Command::Models(command) => app.interruptible(commands::models::run(&app, command)).await?,
-        Command::Doctor(args) => app.interruptible(commands::doctor::run(&app, args)).await?,
+        Command::Doctor(args) => commands::doctor::run(&app, args).await,
         Command::Train(args) => done(train_cmd::run(args, &app.settings, app.shutdown.clone()).await),
         Command::Serve(args) => done(serve::run(args, &app.settings, app.shutdown.clone()).await),
     }

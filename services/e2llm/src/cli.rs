@@ -85,11 +85,15 @@ Inputs:
                   path below DIR with `:` for `/`, such as `notes:2024:may.md`
   FILE            one text; its id is the file's name
   FILE.jsonl      one document per line: {\"id\": \"…\", \"text\": \"…\"}
+  'PATTERN'       every file it matches, such as 'notes/**/*.md'; ids are paths below the directory where it begins
   -               standard input: JSON Lines if it begins with `{`, otherwise one text with the id `stdin`
   sample:NAME     a small real corpus, fetched on first use
 
+gzip and zstd (FILE.jsonl.gz, notes.txt.zst) are undone while reading.
+
 In ids made from paths, `%XX` stands for a byte that an id cannot hold: `%`, `:`, `\\`, control characters, the
-second of two dots, white space at either end of a name. So different paths always have different ids.";
+second of two dots, white space at either end of a name. Different paths below one DIR or PATTERN
+always have different ids.";
 
 /// `e2llm encode`
 #[derive(Debug, Args)]

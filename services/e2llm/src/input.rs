@@ -8,11 +8,13 @@
 //! | Module | Reads |
 //! |---|---|
 //! | [`directory`] | a tree of text and Markdown files |
+//! | [`compressed`] | the content of any of them that is gzip or zstd |
 //! | [`text`] | one text, piece by piece |
 //! | [`jsonl`] | documents, one JSON object per line |
 //! | [`questions`] | questions, one JSON object per line |
 //! | [`sniff`] | the first bytes of everything, to name formats that are not text |
 
+mod compressed;
 mod directory;
 mod emitter;
 mod jsonl;
@@ -22,14 +24,14 @@ mod questions;
 mod sniff;
 mod text;
 
-use std::fs::File;
-use std::io::{self, BufReader, Cursor, Read};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use e2llm_api::v1::RowError;
 use e2llm_api::{DocId, ErrorCode};
 use tokio::sync::mpsc;
 
+use compressed::Content;
 use emitter::Emitter;
 pub(crate) use emitter::Stopped;
 
@@ -80,6 +82,13 @@ pub(crate) enum Input {
     Stdin,
     /// A directory, a `.jsonl` or a text.
     Path(PathBuf),
+    /// A file that a pattern matched; its id is its path below the directory in which the pattern begins.
+    Match {
+        /// That directory.
+        root: PathBuf,
+        /// The file.
+        path: PathBuf,
+    },
     /// Documents that are already encoded.
     Ids(Vec<DocId>),
 }
@@ -93,17 +102,21 @@ pub(crate) fn read_documents(inputs: Vec<Input>) -> mpsc::Receiver<Part> {
 pub(crate) fn read_questions(input: String) -> mpsc::Receiver<Part> {
     on_thread(move |out| {
         if input == "-" {
-            return questions::read(io::stdin().lock(), "standard input", out);
+            return read_questions_from(Content::of(io::stdin().lock()), "standard input", out);
         }
-        let shown = shown(Path::new(&input));
-        match open(Path::new(&input)) {
-            Ok((file, head)) if sniff::foreign(&head).is_none() => {
-                questions::read(BufReader::new(Cursor::new(head).chain(file)), &shown, out)
-            }
-            Ok((_, head)) => text::fail_foreign(out, &shown, &shown, &head),
-            Err(error) => fail_io(out, &shown, &shown, &error),
-        }
+        let path = Path::new(&input);
+        read_questions_from(Content::open(path).map(|(content, _)| content), &shown(path), out)
     })
+}
+
+fn read_questions_from(content: io::Result<Content>, shown: &str, out: &mut Emitter) -> Result<(), Stopped> {
+    match content {
+        Ok(content) if sniff::foreign(&content.head).is_none() => {
+            questions::read(BufReader::new(content.reader), shown, out)
+        }
+        Ok(content) => text::fail_foreign(out, shown, shown, &content.head),
+        Err(error) => fail_io(out, shown, shown, &error),
+    }
 }
 
 fn on_thread(read: impl FnOnce(&mut Emitter) -> Result<(), Stopped> + Send + 'static) -> mpsc::Receiver<Part> {
@@ -121,7 +134,8 @@ fn read_input(input: &Input, out: &mut Emitter) -> Result<(), Stopped> {
     match input {
         Input::Stdin => read_unnamed(io::stdin().lock(), "stdin", "standard input", out),
         Input::Path(path) if path.is_dir() => directory::read(path, out),
-        Input::Path(path) => read_file(path, out),
+        Input::Path(path) => read_file(path, Path::new(path.file_name().unwrap_or(path.as_os_str())), out),
+        Input::Match { root, path } => read_file(path, path.strip_prefix(root).unwrap_or(path), out),
         Input::Ids(ids) => {
             for id in ids {
                 match out.admit(id.as_str(), "the command line") {
@@ -135,47 +149,41 @@ fn read_input(input: &Input, out: &mut Emitter) -> Result<(), Stopped> {
 }
 
 /// A file named on the command line. Its first bytes decide, not its extension: whoever names a file means it.
-fn read_file(path: &Path, out: &mut Emitter) -> Result<(), Stopped> {
-    let shown = shown(path);
-    let id = path_id::encode(Path::new(path.file_name().unwrap_or(path.as_os_str())));
-    let (file, head) = match open(path) {
+/// `name` becomes its id.
+fn read_file(path: &Path, name: &Path, out: &mut Emitter) -> Result<(), Stopped> {
+    let (shown, id) = (shown(path), path_id::encode(name));
+    let (content, is_regular) = match Content::open(path) {
         Ok(opened) => opened,
         Err(error) => return fail_io(out, &id, &shown, &error),
     };
-    let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
     if !is_regular {
-        return read_unnamed(Cursor::new(head).chain(file), &id, &shown, out);
+        return read_content(content, &id, &shown, out);
     }
-    let extension = sniff::Extension::of(path);
-    if extension == sniff::Extension::JsonLines {
-        if sniff::foreign(&head).is_some() {
-            return text::fail_foreign(out, &id, &shown, &head);
+    match sniff::Extension::of(&compressed::inner_name(path)) {
+        sniff::Extension::JsonLines if sniff::foreign(&content.head).is_some() => {
+            text::fail_foreign(out, &id, &shown, &content.head)
         }
-        return jsonl::read(BufReader::new(Cursor::new(head).chain(file)), &shown, out);
+        sniff::Extension::JsonLines => jsonl::read(BufReader::new(content.reader), &shown, out),
+        sniff::Extension::Foreign(format) => out.fail(&id, compressed::foreign(format, path)),
+        _ => text::read(content.reader, &id, &shown, out),
     }
-    if let sniff::Extension::Foreign(format) = extension {
-        return out.fail(&id, format.error(&shown));
-    }
-    text::read(Cursor::new(head).chain(file), &id, &shown, out)
 }
 
-/// Standard input or a pipe: JSON Lines if the first byte that is not blank is `{`, otherwise one text.
-fn read_unnamed(mut reader: impl Read, id: &str, shown: &str, out: &mut Emitter) -> Result<(), Stopped> {
-    let head = match read_head(&mut reader) {
-        Ok(head) => head,
-        Err(error) => return fail_io(out, id, shown, &error),
-    };
-    let content = head.strip_prefix(text::BOM).unwrap_or(&head);
-    let first = content.iter().find(|byte| !byte.is_ascii_whitespace());
+/// Standard input or a pipe.
+fn read_unnamed(reader: impl Read + 'static, id: &str, shown: &str, out: &mut Emitter) -> Result<(), Stopped> {
+    match Content::of(reader) {
+        Ok(content) => read_content(content, id, shown, out),
+        Err(error) => fail_io(out, id, shown, &error),
+    }
+}
+
+/// JSON Lines if the first byte that is not blank is `{`, otherwise one text.
+fn read_content(content: Content, id: &str, shown: &str, out: &mut Emitter) -> Result<(), Stopped> {
+    let Content { reader, head } = content;
+    let start = head.strip_prefix(text::BOM).unwrap_or(&head);
+    let first = start.iter().find(|byte| !byte.is_ascii_whitespace());
     let is_jsonl = first == Some(&b'{') && sniff::foreign(&head).is_none();
-    let reader = Cursor::new(head).chain(reader);
     if is_jsonl { jsonl::read(BufReader::new(reader), shown, out) } else { text::read(reader, id, shown, out) }
-}
-
-fn open(path: &Path) -> io::Result<(File, Vec<u8>)> {
-    let mut file = File::open(path)?;
-    let head = read_head(&mut file)?;
-    Ok((file, head))
 }
 
 /// The first 4 KiB, or all there is: enough for every format that [`sniff`] knows.
@@ -194,6 +202,9 @@ fn io_error(shown: &str, error: &io::Error) -> RowError {
     let (code, problem) = match error.kind() {
         io::ErrorKind::NotFound => (ErrorCode::NotFound, "there is no such file or directory; check the path".into()),
         io::ErrorKind::PermissionDenied => (ErrorCode::Unreadable, "permission denied; make it readable".into()),
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+            (ErrorCode::Unreadable, format!("its compressed data is cut or damaged ({error}); make the file anew"))
+        }
         io::ErrorKind::IsADirectory => (ErrorCode::Unreadable, "it is a directory; name a file in it".into()),
         _ => (ErrorCode::Unreadable, format!("it cannot be read ({error}); check the disk or the link")),
     };

@@ -77,11 +77,13 @@ impl Condition {
 pub struct Health {
     reporter: HealthReporter,
     services: Arc<Mutex<BTreeMap<ServiceName, Condition>>>,
+    /// What was said last. Held while saying, so that an older state never overwrites a newer one.
+    said: Arc<tokio::sync::Mutex<BTreeMap<String, bool>>>,
 }
 
 impl Health {
     pub(crate) fn new() -> Self {
-        Self { reporter: HealthReporter::new(), services: Arc::default() }
+        Self { reporter: HealthReporter::new(), services: Arc::default(), said: Arc::default() }
     }
 
     pub(crate) fn reporter(&self) -> HealthReporter {
@@ -151,15 +153,25 @@ impl Health {
     }
 
     pub(crate) async fn publish(&self) {
-        let each = self.lock().clone();
-        for (service, condition) in &each {
-            let name = service.as_str();
-            self.reporter.set_service_status(name, serving(condition.is_ready())).await;
-            for (check, passed) in &condition.checks {
-                self.reporter.set_service_status(format!("{name}/{}", check.as_str()), serving(*passed)).await;
+        let mut said = self.said.lock().await;
+        for (name, ready) in self.answers() {
+            if said.insert(name.clone(), ready) != Some(ready) {
+                self.reporter.set_service_status(name, serving(ready)).await;
             }
         }
-        self.reporter.set_service_status(READINESS, serving(each.values().all(Condition::is_ready))).await;
+    }
+
+    /// Every health name with its answer now.
+    fn answers(&self) -> Vec<(String, bool)> {
+        let services = self.lock();
+        let mut answers = vec![(READINESS.to_owned(), services.values().all(Condition::is_ready))];
+        for (service, condition) in services.iter() {
+            let name = service.as_str();
+            answers.push((name.to_owned(), condition.is_ready()));
+            let checks = condition.checks.iter();
+            answers.extend(checks.map(|(check, passed)| (format!("{name}/{}", check.as_str()), *passed)));
+        }
+        answers
     }
 
     fn set_check(&self, service: ServiceName, check: Check, passed: bool) {

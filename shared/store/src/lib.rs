@@ -8,6 +8,7 @@
 //!   texts/<2 hex>/<blake3>.zst                     source texts, named by their UTF-8 bytes
 //!   blobs/<2 hex>/<input key>/<blake3>.safetensors soft prompts, see [`SoftPrompt`]
 //!   index/<shard>/…                                the log of records, see [`manifest`]
+//!   probes/<holder>                                short-lived: whether the store takes writes, see [`Store::probe`]
 //!   quarantine/<path>.<random>                     objects whose bytes did not match their name
 //!   lock                                           local stores only, see [`Store::lock_exclusive`]
 //! ```

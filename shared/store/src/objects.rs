@@ -87,15 +87,21 @@ impl Store {
         }
     }
 
-    /// Whether the store takes writes now: writes a small object and deletes it.
+    /// Whether the store takes writes now: writes a small object, `probes/<holder>`, and deletes it. One left by a
+    /// probe that was given up is deleted first.
     ///
     /// # Errors
     /// Those of [`Store::create`] and [`Store::delete`].
-    pub async fn probe(&self) -> Result<()> {
-        let path = format!("{PROBES}/{}", uuid::Uuid::new_v4().simple());
-        let written = self.create(&path, vec![0; PROBE_BYTES]).await;
+    pub async fn probe(&self, holder: &str) -> Result<()> {
+        let path = format!("{PROBES}/{holder}");
         self.delete(&path).await?;
-        written.map(|_| ())
+        // Bytes that no file system can squeeze.
+        let mut bytes = vec![0; PROBE_BYTES];
+        blake3::Hasher::new().update(path.as_bytes()).finalize_xof().fill(&mut bytes);
+        let written = self.create(&path, bytes).await;
+        let deleted = self.delete(&path).await;
+        let _created = written?;
+        deleted
     }
 
     /// The object's bytes; `None` if it does not exist.

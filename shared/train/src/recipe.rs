@@ -99,6 +99,8 @@ impl Recipe {
             .any(|s| s.batch == 0 || s.chunks.0 == 0 || s.chunks.0 > s.chunks.1 || s.mix.is_empty())
         {
             "every stage needs a batch, a range of chunks and a mix of objectives"
+        } else if recipe.pretrain.as_ref().is_some_and(|p| p.batch == 0 || p.passages == 0 || p.negatives == 0) {
+            "pretrain needs a batch, passages and negatives of at least 1"
         } else {
             return Ok(recipe);
         };

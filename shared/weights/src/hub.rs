@@ -1,13 +1,16 @@
-//! Models from a model hub, through `hf-hub`: its cache (`HF_HOME`, `HF_HUB_CACHE`), token (`HF_TOKEN`) and endpoint
-//! (`HF_ENDPOINT`) are the ones other programs of the user have.
+//! Models from a model hub, through `hf-hub`: its cache (`HF_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME`), token (`HF_TOKEN`,
+//! `HF_TOKEN_PATH`) and endpoint (`HF_ENDPOINT`) are the ones other programs of the user have.
 
 use crate::directory::{self, SHARD_INDEX};
 use crate::error::WeightsError;
-use crate::progress::{Meter, Progress};
+use crate::progress::Progress;
 use crate::{ModelRef, Result};
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
+use hf_hub::{Cache, Repo, RepoType};
 use std::path::{Path, PathBuf};
+use transfer::Transfer;
+
+mod transfer;
 
 /// How the model hub is reached. What is `None` comes from the hub's own environment variables.
 #[derive(Debug, Clone, Default)]
@@ -32,17 +35,21 @@ const COMPANIONS: [&str; 8] = [
     "1_Pooling/config.json",
 ];
 
-/// A broken connection is taken up again this often per file.
-const RETRIES: usize = 3;
+/// Where the hub's clients look when nothing is said.
+const ENDPOINT: &str = "https://huggingface.co";
 
 impl HubOptions {
-    /// Everything from the environment.
+    /// Everything from the environment, as the hub's own clients read it; an empty variable counts as unset.
     #[must_use]
     pub fn from_env() -> Self {
-        let offline = std::env::var("HF_HUB_OFFLINE")
-            .is_ok_and(|value| matches!(value.as_str(), "1" | "true" | "TRUE" | "yes" | "on"));
-        let cache_dir = std::env::var_os("HF_HUB_CACHE").map(PathBuf::from);
-        Self { offline, cache_dir, ..Self::default() }
+        let offline = variable("HF_HUB_OFFLINE")
+            .is_some_and(|value| matches!(value.as_str(), "1" | "true" | "TRUE" | "yes" | "on"));
+        let under = |name: &str, below: &str| variable(name).map(|dir| Path::new(&dir).join(below));
+        let cache_dir = under("HF_HUB_CACHE", "")
+            .or_else(|| under("HF_HOME", "hub"))
+            .or_else(|| under("XDG_CACHE_HOME", "huggingface/hub"))
+            .or_else(|| under("HOME", ".cache/huggingface/hub"));
+        Self { offline, cache_dir, endpoint: variable("HF_ENDPOINT") }
     }
 
     /// The directory of `repo` in the hub's cache, with the files a model needs, fetched if absent. Without network, and
@@ -62,22 +69,25 @@ impl HubOptions {
             _ => {}
         }
         let fail = |error: ApiError| failure(&reference, &error);
-        let remote = self.open(repo, revision).map_err(fail)?;
-        let listing = match (remote.info(), cached) {
+        let local = self.cache(&reference)?.repo(described(repo, revision));
+        let remote = self.open(&reference)?;
+        let files = remote.repo(described(repo, revision));
+        let listing = match (files.info(), cached) {
             (Ok(info), _) => info,
             (Err(error), Some(dir)) if status(&error).is_none() => {
                 tracing::warn!(repo, %error, "model hub not reached; using its cache");
                 return Ok(dir);
             }
+            (Err(error), None) if status(&error).is_none() => return Err(not_reached(&reference, &error)),
             (Err(error), _) => return Err(fail(error)),
         };
         let names: Vec<&str> = listing.siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
-        let dir = self.cache().repo(described(repo, revision)).pointer_path(&listing.sha);
+        let dir = local.pointer_path(&listing.sha);
         for name in wanted(&reference, &names, file)? {
-            if !dir.join(&name).is_file() {
-                remote.download_with_progress(&name, Bar::new(progress, &reference)).map_err(fail)?;
-            }
+            let transfer = Transfer { remote: &remote, files: &files, local: &local, name: &name };
+            transfer.run(&dir.join(&name), &reference, progress).map_err(fail)?;
         }
+        local.create_ref(&listing.sha).map_err(|error| fail(ApiError::IoError(error)))?;
         Ok(dir)
     }
 
@@ -88,7 +98,7 @@ impl HubOptions {
 
     /// The cached snapshot of a revision, however much of it there is.
     fn cached(&self, repo: &str, revision: Option<&str>) -> Option<PathBuf> {
-        let local: CacheRepo = self.cache().repo(described(repo, revision));
+        let local = Cache::new(self.cache_dir.clone()?).repo(described(repo, revision));
         if let Some(commit) = revision.filter(|revision| is_commit(revision)) {
             return Some(local.pointer_path(commit)).filter(|dir| dir.is_dir());
         }
@@ -96,23 +106,27 @@ impl HubOptions {
         local.get("").map(|dir| dir.components().collect())
     }
 
-    fn cache(&self) -> Cache {
-        self.cache_dir.clone().map_or_else(Cache::from_env, Cache::new)
+    fn cache(&self, reference: &ModelRef) -> Result<Cache> {
+        self.cache_dir.clone().map(Cache::new).ok_or_else(|| WeightsError::Hub {
+            repo: reference.to_string(),
+            reason: "there is no directory for its cache".to_owned(),
+            remedy: "set HF_HOME",
+        })
     }
 
-    fn open(&self, repo: &str, revision: Option<&str>) -> std::result::Result<ApiRepo, ApiError> {
-        let mut builder = ApiBuilder::from_env().with_progress(false).with_retries(RETRIES);
-        if let Some(endpoint) = &self.endpoint {
-            builder = builder.with_endpoint(endpoint.clone());
+    fn open(&self, reference: &ModelRef) -> Result<Api> {
+        let endpoint = self.endpoint.as_deref().unwrap_or(ENDPOINT).trim_end_matches('/').to_owned();
+        let mut builder = ApiBuilder::from_cache(self.cache(reference)?).with_endpoint(endpoint);
+        let token_file = variable("HF_TOKEN_PATH").and_then(|path| std::fs::read_to_string(path).ok());
+        if let Some(token) = variable("HF_TOKEN").or(token_file) {
+            builder = builder.with_token(Some(token.trim().to_owned()));
         }
-        if let Some(dir) = &self.cache_dir {
-            builder = builder.with_cache_dir(dir.clone());
-        }
-        if let Ok(token) = std::env::var("HF_TOKEN") {
-            builder = builder.with_token(Some(token));
-        }
-        Ok(builder.build()?.repo(described(repo, revision)))
+        builder.build().map_err(|error| failure(reference, &error))
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
 }
 
 fn described(repo: &str, revision: Option<&str>) -> Repo {
@@ -161,7 +175,6 @@ fn wanted(reference: &ModelRef, names: &[&str], file: Option<&str>) -> Result<Ve
 /// The HTTP status the hub answered with; `None` if it was not reached.
 fn status(error: &ApiError) -> Option<u16> {
     match error {
-        ApiError::TooManyRetries(inner) => status(inner),
         ApiError::RequestError(inner) => match **inner {
             ureq::Error::StatusCode(code) => Some(code),
             _ => None,
@@ -171,54 +184,32 @@ fn status(error: &ApiError) -> Option<u16> {
 }
 
 fn failure(reference: &ModelRef, error: &ApiError) -> WeightsError {
+    use std::io::ErrorKind;
     let remedy = match (status(error), error) {
         (Some(401 | 403), _) => "check the name, and set HF_TOKEN to a token that may read it",
         (Some(404), _) => "check the name; private models need HF_TOKEN",
-        (None, ApiError::RequestError(_) | ApiError::TooManyRetries(_)) => {
-            "it is not cached either: check the network and HF_ENDPOINT"
-        }
+        (_, ApiError::IoError(inner)) => match inner.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space and try again",
+            ErrorKind::PermissionDenied => "make the hub's cache writable, or set HF_HOME to a directory that is",
+            _ => "try again: what has arrived is kept",
+        },
+        (_, ApiError::LockAcquisition(_)) => "another process is fetching it: wait for that one",
+        (None, ApiError::RequestError(_)) => "check the network and HF_ENDPOINT; what has arrived is kept",
         _ => "try again, or download the files yourself and name their directory",
     };
-    let reason = error.to_string().replace(['\n', '\r'], " ");
-    WeightsError::Hub { repo: reference.to_string(), reason, remedy }
+    hub_error(reference, &error.to_string(), remedy)
+}
+
+fn not_reached(reference: &ModelRef, error: &ApiError) -> WeightsError {
+    hub_error(reference, &error.to_string(), "it is not cached either: check the network and HF_ENDPOINT")
 }
 
 fn not_cached(reference: &ModelRef) -> WeightsError {
-    let remedy = "fetch it once with network and without HF_HUB_OFFLINE";
-    WeightsError::Hub { repo: reference.to_string(), reason: "it is not cached".to_owned(), remedy }
+    hub_error(reference, "it is not cached", "fetch it once with network and without HF_HUB_OFFLINE")
 }
 
-/// One file of a snapshot being fetched.
-struct Bar {
-    progress: Progress,
-    model: String,
-    arrived: u64,
-    meter: Option<Meter>,
-}
-
-impl Bar {
-    fn new(progress: Progress, reference: &ModelRef) -> Self {
-        Self { progress, model: reference.to_string(), arrived: 0, meter: None }
-    }
-}
-
-impl hf_hub::api::Progress for Bar {
-    fn init(&mut self, size: usize, filename: &str) {
-        self.meter = Some(Meter::start(self.progress, &format!("{} {filename}", self.model), size as u64));
-    }
-
-    fn update(&mut self, size: usize) {
-        self.arrived += size as u64;
-        if let Some(meter) = &mut self.meter {
-            meter.at(self.arrived);
-        }
-    }
-
-    fn finish(&mut self) {
-        if let Some(meter) = self.meter.take() {
-            meter.done();
-        }
-    }
+fn hub_error(reference: &ModelRef, reason: &str, remedy: &'static str) -> WeightsError {
+    WeightsError::Hub { repo: reference.to_string(), reason: reason.replace(['\n', '\r'], " "), remedy }
 }
 
 #[cfg(test)]

@@ -87,8 +87,8 @@ impl Workplace {
         Self::outcome(&mut self.command(args))
     }
 
-    /// Like [`Workplace::json`] where no file can grow beyond `blocks` (of 512 or 1,024 bytes, by shell), which fails
-    /// as a full disk does.
+    /// Like [`Workplace::json`] where no file can grow beyond `blocks` (of 512 or 1,024 bytes, by shell), which
+    /// services treat as a full disk (`EFBIG` for `ENOSPC`).
     pub fn json_on_full_disk(&self, blocks: u32, args: &[&str]) -> Outcome {
         let command = self.command(args);
         let mut limited = Command::new("sh");

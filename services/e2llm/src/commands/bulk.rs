@@ -1,9 +1,11 @@
 //! What `encode`, `summarize` and `ask --input` share: read rows, run a job, show it.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use e2llm_api::v1::{JobKind, JobSpec};
+use glob::MatchOptions;
 use tokio::sync::mpsc;
 
 use crate::app::App;
@@ -68,14 +70,76 @@ pub(super) async fn sources(app: &App, inputs: Vec<String>) -> Result<Vec<Input>
             Some(name) => sample(app, name.to_owned()).await?,
             None if input == "-" && sources.contains(&Input::Stdin) => bail!("`-` stands twice; give it once"),
             None if input == "-" => Input::Stdin,
+            None if is_pattern(&input) => {
+                sources.extend(matching(&input)?);
+                continue;
+            }
             None => Input::Path(input.into()),
         });
     }
     Ok(sources)
 }
 
+/// Whether it has to be expanded here; shells do it themselves unless it is quoted.
+fn is_pattern(input: &str) -> bool {
+    has_wildcard(input) && !Path::new(input).exists()
+}
+
+/// The files that a pattern such as `corpus/**/*.md` matches, in the order of their paths. Like the shell, it passes over
+/// hidden names that it does not name.
+fn matching(pattern: &str) -> Result<Vec<Input>> {
+    let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
+    let paths = glob::glob_with(pattern, options)
+        .with_context(|| format!("{pattern} is not a pattern; write names with * ? [ as [*] [?] [[]"))?;
+    let root: PathBuf =
+        Path::new(pattern).components().take_while(|part| !has_wildcard(&part.as_os_str().to_string_lossy())).collect();
+    let mut files = Vec::new();
+    for path in paths {
+        let path = path.with_context(|| format!("cannot follow {pattern}"))?;
+        // What is not a directory becomes a row, readable or not; `**` goes through directories by itself.
+        if !path.is_dir() {
+            files.push(Input::Match { root: root.clone(), path });
+        }
+    }
+    if files.is_empty() {
+        bail!("no file matches {pattern}; check the pattern, ** stands for any directories");
+    }
+    Ok(files)
+}
+
+fn has_wildcard(text: &str) -> bool {
+    text.contains(['*', '?', '['])
+}
+
 async fn sample(app: &App, name: String) -> Result<Input> {
     let fetcher = app.settings.fetcher()?;
     let fetch = tokio::task::spawn_blocking(move || fetcher.fetch_sample(&name));
     Ok(Input::Path(app.interruptible(fetch).await???.dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quoted_pattern_is_expanded_and_one_that_matches_nothing_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a/x.md", "a/b/x.md", "a/z.txt", "a/.git/h.md"] {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "text").unwrap();
+        }
+        let pattern = |pattern: &str| dir.path().join(pattern).display().to_string();
+        let expected = ["a/b/x.md", "a/x.md"].map(|name| {
+            let (root, path) = (dir.path().join("a"), dir.path().join(name));
+            Input::Match { root, path }
+        });
+        assert_eq!(matching(&pattern("a/**/*.md")).unwrap(), expected, "same names, ids from below a/, none hidden");
+        let error = matching(&pattern("*.pdf")).unwrap_err().to_string();
+        assert!(error.contains("*.pdf") && error.contains("no file matches"), "{error}");
+        assert!(matching("a[").unwrap_err().to_string().contains("a["));
+        let exists = pattern("c[1].md");
+        std::fs::write(&exists, "text").unwrap();
+        assert!(!is_pattern(&exists), "a file's own name is not a pattern");
+    }
 }

@@ -28,13 +28,20 @@ pub(crate) async fn run(app: &App, args: DoctorArgs) -> Result<ExitCode> {
         bail!("doctor works on a store, not through services; stop them, leave out --server and give --store");
     }
     let mut report = Report::default();
-    let damaged = examine(app, args.repair, &mut report).await?;
-    if args.repair && !damaged.is_empty() {
+    let outcome = app.interruptible(work(app, args.repair, &mut report)).await;
+    // Whatever stopped it: what was found and set aside has to be known.
+    report.print(app.settings.json, app.settings.quiet, args.repair)?;
+    outcome??;
+    Ok(if report.unrepaired() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn work(app: &App, repair: bool, report: &mut Report) -> Result<()> {
+    let damaged = examine(app, repair, report).await?;
+    if repair && !damaged.is_empty() {
         let whole = reencode::documents_with(app, &damaged).await?;
         whole.iter().for_each(|blob| report.repaired(&blob.path()));
     }
-    report.print(app.settings.json, app.settings.quiet, args.repair)?;
-    Ok(if report.unrepaired() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(())
 }
 
 /// Checks everything; returns the blobs that documents need and that cannot be used.

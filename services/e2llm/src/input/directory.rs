@@ -1,10 +1,10 @@
 //! Every text and Markdown file below a directory, in the order of their paths. Hidden files are skipped.
 
-use std::fs::File;
 use std::path::Path;
 
 use walkdir::{DirEntry, WalkDir};
 
+use super::compressed::{self, Content};
 use super::emitter::{Emitter, Stopped};
 use super::{io_error, path_id, shown, sniff, text};
 
@@ -30,11 +30,11 @@ fn read_entry(root: &Path, entry: &DirEntry, out: &mut Emitter) -> Result<(), St
         let message = format!("{shown} is a pipe, socket or device; put its text into a file");
         return out.fail(&id, e2llm_api::row_error(e2llm_api::ErrorCode::Unreadable, message));
     }
-    if let Some(format) = sniff::Extension::of(path).refusal() {
-        return out.fail(&id, format.error(&shown));
+    if let Some(format) = sniff::Extension::of(&compressed::inner_name(path)).refusal() {
+        return out.fail(&id, compressed::foreign(format, path));
     }
-    match File::open(path) {
-        Ok(file) => text::read(file, &id, &shown, out),
+    match Content::open(path) {
+        Ok((content, _)) => text::read(content.reader, &id, &shown, out),
         Err(error) => out.fail(&id, io_error(&shown, &error)),
     }
 }

@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
 use e2llm_api::MAX_PIECE_BYTES;
@@ -49,7 +50,7 @@ fn assert_fails(rows: &[(String, Result<String, RowError>)], id: &str, code: &st
     }
 }
 
-fn unnamed(content: &[u8]) -> Vec<(String, Result<String, RowError>)> {
+fn unnamed(content: &'static [u8]) -> Vec<(String, Result<String, RowError>)> {
     let (sender, mut receiver) = mpsc::channel(1000);
     read_unnamed(content, "stdin", "standard input", &mut Emitter::new(sender)).unwrap();
     let mut out = Vec::new();
@@ -129,7 +130,7 @@ fn a_file_without_read_permission_is_an_error_row() {
     let path = dir.path().join("secret.txt");
     fs::write(&path, "s").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
-    if File::open(&path).is_ok() {
+    if fs::File::open(&path).is_ok() {
         // The superuser reads everything.
         let denied = io_error("secret.txt", &io::Error::from(io::ErrorKind::PermissionDenied));
         assert_eq!(denied.code, "UNREADABLE");
@@ -163,9 +164,9 @@ fn the_same_id_in_two_inputs_is_a_duplicate() {
 fn a_named_file_is_read_whatever_its_extension() {
     assert_eq!(of_file("session.log", b"text"), [("session.log".to_owned(), Ok("text".to_owned()))]);
     assert_fails(&of_file("page.html", b"<p>hi"), "page.html", "UNSUPPORTED_FORMAT", &["HTML", "pandoc"]);
-    assert_fails(&of_file("x.log", b"\x1f\x8b\x08"), "x.log", "UNSUPPORTED_FORMAT", &["gunzip"]);
+    assert_fails(&of_file("x.log", b"\xfd7zXZ\0"), "x.log", "UNSUPPORTED_FORMAT", &["unxz"]);
     assert_fails(&of_file("x.json", b"[]"), "x.json", "UNSUPPORTED_FORMAT", &["jq -c"]);
-    assert_fails(&of_file("x.jsonl", b"\x1f\x8b\x08"), "x.jsonl", "UNSUPPORTED_FORMAT", &["gunzip"]);
+    assert_fails(&of_file("x.jsonl", b"\xfd7zXZ\0"), "x.jsonl", "UNSUPPORTED_FORMAT", &["unxz"]);
     assert_fails(&of_file("x.txt", b"\xff\xfeh\0"), "x.txt", "NOT_UTF8", &["UTF-16", "iconv"]);
     assert_fails(&of_file("x.txt", b""), "x.txt", "EMPTY_DOCUMENT", &["x.txt"]);
 }
@@ -305,4 +306,39 @@ fn a_short_text_that_is_refused_sends_nothing() {
         let part = read_documents(vec![Input::Path(dir.path().join(name))]).blocking_recv();
         assert!(matches!(part, Some(Part::Failed { .. })), "{name}: {part:?}");
     }
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn compressed_files_are_read_as_what_is_inside() {
+    let rows = b"{\"id\": \"a\", \"text\": \"one\"}\n{\"id\": \"b\", \"text\": \"two\"}\n";
+    let expected = [("a", "one"), ("b", "two")].map(|(id, text)| (id.to_owned(), Ok(text.to_owned())));
+    let (first, second) = rows.split_at(31);
+    assert_eq!(of_file("corpus.jsonl.gz", &gzip(rows)), expected);
+    assert_eq!(of_file("parts.jsonl.gz", &[gzip(first), gzip(second)].concat()), expected);
+    assert_eq!(of_file("corpus.jsonl.zst", &zstd::encode_all(&rows[..], 0).unwrap()), expected);
+    assert_eq!(of_file("rfc1.txt.gz", &gzip(b"Host")), [("rfc1.txt.gz".to_owned(), Ok("Host".to_owned()))]);
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("rfc1.txt.gz"), gzip(b"Host")).unwrap();
+    fs::write(dir.path().join("photo.jpg.gz"), gzip(b"x")).unwrap();
+    let rows = documents(vec![Input::Path(dir.path().to_owned())]);
+    assert_eq!(rows[1], ("rfc1.txt.gz".to_owned(), Ok("Host".to_owned())));
+    assert_fails(&rows, "photo.jpg.gz", "UNSUPPORTED_FORMAT", &["an image"]);
+}
+
+#[test]
+fn compressed_archives_and_broken_streams_are_named() {
+    let mut tar = vec![0; 512];
+    tar[257..262].copy_from_slice(b"ustar");
+    assert_fails(&of_file("a.txt.gz", &gzip(&tar)), "a.txt.gz", "UNSUPPORTED_FORMAT", &["a tar archive"]);
+    let whole = gzip(&b"line of text that goes on\n".repeat(100_000));
+    let cut = of_file("a.txt.gz", &whole[..whole.len() - 20]);
+    assert_fails(&cut, "a.txt.gz", "UNREADABLE", &["a.txt.gz"]);
+    let twice = of_file("a.txt.gz", &gzip(&gzip(b"text")));
+    assert_fails(&twice, "a.txt.gz", "UNSUPPORTED_FORMAT", &["gzip"]);
 }

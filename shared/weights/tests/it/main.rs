@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod faults;
+mod hub;
 mod models;
 mod packages;
 
