@@ -246,6 +246,7 @@ impl Job {
             rows_failed: counts.failed,
             source_tokens: counts.source_tokens,
             generated_tokens: counts.generated_tokens,
+            ..Default::default()
         }
     }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use e2llm_api::v1::coordinator_server::Coordinator;
 use e2llm_api::v1::{
     CancelJobRequest, GetJobRequest, JobEvent, JobStatus, ListJobsRequest, ListJobsResponse, ReportStatusRequest,
-    ReportStatusResponse, SubmitJobRequest, SubmitJobResponse, WatchJobRequest,
+    ReportStatusResponse, ResumeJobRequest, SubmitJobRequest, SubmitJobResponse, WatchJobRequest,
 };
 use e2llm_api::{ErrorCode, status};
 use e2llm_runtime::{Clock, Shutdown, SystemClock};
@@ -102,6 +102,10 @@ impl Coordinator for CoordinatorService {
     async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Result<Response<JobStatus>, Status> {
         let job = JobId::new(&request.into_inner().job_id)?;
         Ok(Response::new(self.engine.cancel(&job).await?))
+    }
+
+    async fn resume_job(&self, _: Request<ResumeJobRequest>) -> Result<Response<JobStatus>, Status> {
+        Err(Status::unimplemented("jobs cannot be resumed yet"))
     }
 
     async fn report_status(

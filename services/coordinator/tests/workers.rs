@@ -203,4 +203,10 @@ impl coordinator_server::Coordinator for Switch {
     ) -> Result<tonic::Response<JobStatus>, tonic::Status> {
         Err(tonic::Status::unimplemented("reports only"))
     }
+    async fn resume_job(
+        &self,
+        _: tonic::Request<e2llm_api::v1::ResumeJobRequest>,
+    ) -> Result<tonic::Response<JobStatus>, tonic::Status> {
+        Err(tonic::Status::unimplemented("reports only"))
+    }
 }

@@ -250,6 +250,12 @@ pub(crate) struct ServeArgs {
     /// Where the coordinator serves, for an encoder or decoder
     #[arg(long, env = "E2LLM_COORDINATOR_URL", value_name = "URL")]
     pub(crate) coordinator_url: Option<String>,
+    /// How long a worker may be silent before its tasks go to others, for a coordinator
+    #[arg(long, env = "E2LLM_LEASE", value_name = "DURATION", default_value = "15s", value_parser = humantime::parse_duration)]
+    pub(crate) lease: std::time::Duration,
+    /// How often workers report, for a coordinator
+    #[arg(long, env = "E2LLM_HEARTBEAT", value_name = "DURATION", default_value = "3s", value_parser = humantime::parse_duration)]
+    pub(crate) heartbeat: std::time::Duration,
     /// Directory of the index's local view; it can be deleted while the index is stopped
     #[arg(long, env = "E2LLM_INDEX_DIR", value_name = "DIR")]
     pub(crate) index_dir: Option<PathBuf>,

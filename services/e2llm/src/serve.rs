@@ -31,14 +31,14 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, shutdown: Shutdown
     // The port is taken before the slow parts, so that one in use is reported at once.
     let listener = Listener::bind(&args.listen.to_string()).await?;
     if args.role == Role::All {
-        return serve_all(settings, listener, shutdown).await;
+        return serve_all(settings, coordinator_options(&args)?, listener, shutdown).await;
     }
     let store = Store::open(&settings.store).await?;
     let server = ServerBuilder::new(ServerOptions::default());
     let mut boot = Boot { settings, store, shutdown, server, workers: Vec::new(), index: None };
     match args.role {
         Role::Index => boot.index(&args).await?,
-        Role::Coordinator => boot.coordinator().await?,
+        Role::Coordinator => boot.coordinator(coordinator_options(&args)?).await?,
         Role::Encoder => boot.encoder(&endpoint(&args.index_url, "--index-url")?, coordinator(&args)?).await?,
         Role::Decoder => {
             let (index, encoder) =
@@ -53,6 +53,17 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, shutdown: Shutdown
 fn endpoint(url: &Option<String>, flag: &str) -> Result<Endpoint> {
     let Some(url) = url else { bail!("{flag} is missing; this service needs to reach that one") };
     Ok(Endpoint::connect(url, &ClientOptions::default())?)
+}
+
+fn coordinator_options(args: &ServeArgs) -> Result<CoordinatorOptions> {
+    let ServeArgs { lease, heartbeat, .. } = *args;
+    if heartbeat.is_zero() || lease < heartbeat * 2 {
+        let (lease, heartbeat) = (humantime::format_duration(lease), humantime::format_duration(heartbeat));
+        bail!("a lease of {lease} is too short for a heartbeat of {heartbeat}; make it at least twice as long");
+    }
+    // A worker that holds a task has said so within a heartbeat.
+    let adopt_grace = heartbeat + heartbeat / 3;
+    Ok(CoordinatorOptions { lease, heartbeat, adopt_grace, ..CoordinatorOptions::default() })
 }
 
 /// Without a coordinator a worker answers calls and takes no bulk work.
@@ -74,8 +85,7 @@ impl Boot<'_> {
         Ok(())
     }
 
-    async fn coordinator(&mut self) -> Result<()> {
-        let options = CoordinatorOptions::default();
+    async fn coordinator(&mut self, options: CoordinatorOptions) -> Result<()> {
         let coordinator = CoordinatorService::open(self.store.clone(), options, self.shutdown.clone()).await?;
         self.add(|server| server.coordinator(coordinator));
         probes::storage(&self.server.health(), ServiceName::Coordinator, &self.store, &self.shutdown);
@@ -117,8 +127,13 @@ impl Boot<'_> {
 }
 
 /// All four: they reach each other inside the process, users reach them at one address.
-async fn serve_all(settings: &Settings, listener: Listener, shutdown: Shutdown) -> Result<()> {
-    let services = local::start(settings, local::Needs::Models, CoordinatorOptions::default()).await?;
+async fn serve_all(
+    settings: &Settings,
+    options: CoordinatorOptions,
+    listener: Listener,
+    shutdown: Shutdown,
+) -> Result<()> {
+    let services = local::start(settings, local::Needs::Models, options).await?;
     let served = services.serve(listener, shutdown).await;
     services.stop().await;
     served

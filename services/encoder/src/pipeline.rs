@@ -236,6 +236,7 @@ impl Pipeline {
             segments: totals.segments,
             mean_vector: unit(totals.vector).iter().flat_map(|v| v.to_le_bytes()).collect(),
             encoded_unix_ms: now.as_millis() as u64,
+            ..DocRecord::default()
         }
     }
 

@@ -47,6 +47,7 @@ impl DocIndex for MemoryIndex {
                     let record = DocRecord { version, ..record.clone() };
                     state.records.insert(RecordKey::of(&record), record);
                 }
+                Change::Summary(_) => {}
                 Change::Delete { collection, doc_id } => {
                     let doomed = state.keys_of(collection, doc_id);
                     doomed.iter().for_each(|key| drop(state.records.remove(key)));

@@ -74,6 +74,13 @@ impl Index for IndexService {
         Ok(Response::new(response))
     }
 
+    async fn put_summaries(
+        &self,
+        _: Request<v1::PutSummariesRequest>,
+    ) -> Result<Response<v1::PutSummariesResponse>, Status> {
+        Err(Status::unimplemented("summaries are not kept yet"))
+    }
+
     async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchResponse>, Status> {
         let request = request.into_inner();
         check_search(&request)?;

@@ -116,6 +116,7 @@ impl SledIndex {
                     let key = keys::of_record(&RecordKey::of(&record));
                     changes.insert(key, Some(record.encode_to_vec()));
                 }
+                Change::Summary(_) => {}
                 Change::Delete { collection, doc_id } => {
                     let doomed = self.keys_of(&keys::of_document(collection, doc_id), &changes)?;
                     effects.removed.push(doomed.iter().filter_map(|key| keys::parse(key)).collect());

@@ -25,6 +25,7 @@
 mod clock;
 mod endpoint;
 mod error;
+pub mod failpoint;
 mod health;
 mod in_process;
 mod retry;

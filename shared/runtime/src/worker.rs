@@ -271,8 +271,9 @@ impl<H: TaskHandler> Run<H> {
         let handler = Arc::clone(&self.worker.handler);
         let handle = self.running.spawn(async move {
             let Some(_slot) = place.slot().await else { return Outcome::HandedBack };
+            let started = Instant::now();
             match handler.run(task, place.cancel.clone()).await {
-                Ok(rows) => Outcome::Done(rows),
+                Ok(rows) => Outcome::Done(rows, started.elapsed()),
                 Err(error) => Outcome::Failed(error),
             }
         });

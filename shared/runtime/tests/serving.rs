@@ -74,6 +74,9 @@ impl Coordinator for Jobs {
     async fn cancel_job(&self, _: Request<CancelJobRequest>) -> Result<Response<JobStatus>, Status> {
         Err(Status::unimplemented("not here"))
     }
+    async fn resume_job(&self, _: Request<e2llm_api::v1::ResumeJobRequest>) -> Result<Response<JobStatus>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
     async fn report_status(&self, _: Request<ReportStatusRequest>) -> Result<Response<ReportStatusResponse>, Status> {
         Err(Status::unimplemented("not here"))
     }

@@ -83,6 +83,8 @@ pub enum Change {
         /// The document's id.
         doc_id: String,
     },
+    /// Keep this summary with its record, if the record is there and has the text that was summarised.
+    Summary(v1::SummaryOf),
 }
 
 /// What became of an append.
@@ -235,6 +237,7 @@ impl Change {
                 v1::delta::Change::Put(record)
             }
             Change::Delete { collection, doc_id } => v1::delta::Change::Delete(v1::DocumentName { collection, doc_id }),
+            Change::Summary(summary) => v1::delta::Change::Summary(summary),
         };
         v1::Delta { change: Some(change) }
     }
@@ -243,6 +246,7 @@ impl Change {
         Some(match delta.change? {
             v1::delta::Change::Put(record) => Change::Put(record),
             v1::delta::Change::Delete(name) => Change::Delete { collection: name.collection, doc_id: name.doc_id },
+            v1::delta::Change::Summary(summary) => Change::Summary(summary),
         })
     }
 }

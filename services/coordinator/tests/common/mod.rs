@@ -159,7 +159,7 @@ impl HandWorker {
     }
 
     pub async fn succeed(&mut self, task: &Task, rows: Vec<RowResult>) -> ReportStatusResponse {
-        let success = TaskSuccess { task: Some(reference(task)), rows };
+        let success = TaskSuccess { task: Some(reference(task)), rows, busy_us: 1000 };
         self.report(ReportStatusRequest { successes: vec![success], ..Default::default() }).await
     }
 

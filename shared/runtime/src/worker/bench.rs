@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use e2llm_api::v1::{ReportStatusRequest, RowError, RowResult, TaskFailure, TaskRef, TaskSuccess};
 use e2llm_api::{ErrorCode, row_error};
@@ -20,8 +21,8 @@ pub(super) struct Bench {
 /// How a task ended.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Outcome {
-    /// One result per row.
-    Done(Vec<RowResult>),
+    /// One result per row, and the time they took.
+    Done(Vec<RowResult>, Duration),
     /// The task as a whole failed.
     Failed(RowError),
     /// It was not begun, or stopped because the process stops; no fault of its rows.
@@ -85,8 +86,9 @@ impl Bench {
         for (key, outcome) in &self.outbox {
             let task = Some(key.clone());
             let error = match outcome {
-                Outcome::Done(rows) => {
-                    report.successes.push(TaskSuccess { task, rows: rows.clone() });
+                Outcome::Done(rows, busy) => {
+                    let busy_us = u64::try_from(busy.as_micros()).unwrap_or(u64::MAX);
+                    report.successes.push(TaskSuccess { task, rows: rows.clone(), busy_us });
                     continue;
                 }
                 Outcome::Failed(error) => error.clone(),
