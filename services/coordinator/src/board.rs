@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use e2llm_api::v1::{RowError, RowResult, Stage, Task, TaskFailure, TaskRef, TaskSuccess};
+use e2llm_api::v1::{Row, RowError, RowResult, Stage, Task, TaskFailure, TaskRef, TaskSuccess};
 use e2llm_api::{ErrorCode, row_error};
 use tracing::{info, warn};
 
@@ -28,20 +28,54 @@ pub(crate) struct Settlement {
     pub(crate) outcome: Outcome,
 }
 
+/// What an attempt gave.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Results {
+    /// Its number.
+    pub(crate) attempt: u32,
+    /// Attempts before it that failed or were lost.
+    pub(crate) retries: u32,
+    /// Who did it.
+    pub(crate) worker: String,
+    /// In the order of the task's rows.
+    pub(crate) rows: Vec<RowResult>,
+    /// The worker's time.
+    pub(crate) busy_us: u64,
+}
+
 /// What to write.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Outcome {
     /// One result per row.
-    Results {
-        /// The attempt they come from.
-        attempt: u32,
-        /// Who did it.
-        worker: String,
-        /// In the order of the task's rows.
-        rows: Vec<RowResult>,
+    Results(Results),
+    /// The attempt failed or was lost: written down, so that no restart forgets it.
+    Retry {
+        /// Failures so far.
+        failures: u32,
+        /// When it may be tried again.
+        not_before: Instant,
     },
     /// The task is given up as a whole; its rows are tried one by one.
-    Split,
+    Split {
+        /// Failures that each row begins with.
+        failures: u32,
+    },
+}
+
+/// A worker that asks for tasks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    pub(crate) worker: &'a str,
+    pub(crate) stage: Stage,
+    pub(crate) slots: u32,
+    /// Of its bundle; empty where it does not say.
+    pub(crate) fingerprint: &'a str,
+}
+
+impl Asker<'_> {
+    fn suits(&self, job: &Job) -> bool {
+        self.fingerprint.is_empty() || self.fingerprint.starts_with(&job.spec.fingerprint)
+    }
 }
 
 /// What to do about a reported result.
@@ -89,13 +123,15 @@ impl Board {
             return Verdict::Acknowledge;
         };
         open.attempt = reference.attempt;
-        let expected = open.rows.iter().map(|row| row.number);
-        if !success.rows.iter().map(|row| row.number).eq(expected) {
+        let expected = open.rows.unpack();
+        if !success.rows.iter().map(|row| row.number).eq(expected.iter().map(|row| row.number)) {
             let error = row_error(ErrorCode::Internal, "the worker returned other rows than the task has");
             return self.give_up(&job, task, worker, &error, options);
         }
-        let outcome = Outcome::Results { attempt: reference.attempt, worker: worker.to_owned(), rows: success.rows };
-        self.settle(&job, task, outcome)
+        let TaskSuccess { rows, busy_us, .. } = success;
+        let results =
+            Results { attempt: reference.attempt, retries: open.failures, worker: worker.to_owned(), rows, busy_us };
+        self.settle(&job, task, Outcome::Results(results))
     }
 
     /// Judges a task that failed as a whole.
@@ -143,30 +179,23 @@ impl Board {
         settlements
     }
 
-    /// Leases up to `slots` ready tasks to a worker, jobs taking turns.
-    pub(crate) fn assign(
-        &mut self,
-        worker: &str,
-        stage: Stage,
-        slots: u32,
-        now: Instant,
-        options: &CoordinatorOptions,
-    ) -> Vec<Task> {
+    /// Leases ready tasks to a worker: jobs of the highest priority first, those of the same priority in turn.
+    pub(crate) fn assign(&mut self, asker: &Asker<'_>, now: Instant, options: &CoordinatorOptions) -> Vec<Task> {
         let mut tasks = Vec::new();
-        while tasks.len() < slots as usize {
-            let Some((job, task)) = self.next_in_turn(stage, now) else { break };
+        while tasks.len() < asker.slots as usize {
+            let Some((job, task)) = self.next_in_turn(asker, now) else { break };
             self.last_served = Some(job.clone());
             let Some(entry) = self.jobs.get_mut(&job) else { break };
             let spec = entry.spec.clone();
             let Some(open) = entry.task_mut(task) else { break };
-            open.lease(worker, now, options.lease);
+            open.lease(asker.worker, now, options.lease);
             tasks.push(Task {
                 job_id: job.to_string(),
                 task_id: task.to_string(),
                 attempt: open.attempt,
-                stage: stage.into(),
+                stage: asker.stage.into(),
                 spec: Some(spec),
-                rows: open.rows.clone(),
+                rows: open.rows.unpack(),
             });
             entry.mark_leased(task);
         }
@@ -176,9 +205,11 @@ impl Board {
     /// Makes a task whose outcome could not be written available again.
     pub(crate) fn unsettle(&mut self, settlement: &Settlement, now: Instant, options: &CoordinatorOptions) {
         match &settlement.outcome {
-            Outcome::Results { attempt, worker, .. } if !worker.is_empty() => {
+            Outcome::Results(Results { attempt, worker, .. }) if !worker.is_empty() => {
                 self.hold(&settlement.job, settlement.task, worker, *attempt, now, options);
             }
+            // The failure counts all the same, until a restart forgets it.
+            Outcome::Retry { not_before, .. } => self.release(&settlement.job, settlement.task, *not_before),
             _ => self.release(&settlement.job, settlement.task, now + options.retry_delay),
         }
     }
@@ -196,11 +227,34 @@ impl Board {
         }
     }
 
-    fn next_in_turn(&self, stage: Stage, now: Instant) -> Option<(JobId, TaskId)> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let after = self.last_served.clone().map_or(Unbounded, Excluded);
-        let in_turn = self.jobs.range((after, Unbounded)).chain(self.jobs.iter());
-        in_turn.filter_map(|(id, job)| Some((id.clone(), job.next_ready(stage, now)?))).next()
+    fn next_in_turn(&self, asker: &Asker<'_>, now: Instant) -> Option<(JobId, TaskId)> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let (after, until) = match &self.last_served {
+            Some(last) => (Excluded(last.clone()), Included(last.clone())),
+            None => (Unbounded, Unbounded),
+        };
+        // Without a last one, the second range would repeat the first.
+        let again = self.last_served.is_some().then(|| self.jobs.range((Unbounded, until)));
+        let in_turn = self.jobs.range((after, Unbounded)).chain(again.into_iter().flatten());
+        let mut best: Option<(&JobId, &Job, TaskId)> = None;
+        for (id, job) in in_turn.filter(|(_, job)| job.has_room() && asker.suits(job)) {
+            let is_better = best.is_none_or(|(_, other, _)| job.spec.priority > other.spec.priority);
+            if is_better && let Some(task) = job.next_ready(asker.stage, now) {
+                best = Some((id, job, task));
+            }
+        }
+        best.map(|(id, _, task)| (id.clone(), task))
+    }
+
+    /// Makes a task available again after a failure that was written down.
+    pub(crate) fn retry(&mut self, job: &JobId, task: TaskId, not_before: Instant) {
+        self.release(job, task, not_before);
+    }
+
+    /// Forgets a job, so that it is loaded anew.
+    pub(crate) fn forget(&mut self, job: &JobId) {
+        self.jobs.remove(job);
+        self.ended.retain(|ended| ended != job);
     }
 
     fn claim(&self, worker: &str, reference: &TaskRef) -> Option<(JobId, TaskId, Claim)> {
@@ -242,17 +296,17 @@ impl Board {
         now: Instant,
         options: &CoordinatorOptions,
     ) -> Verdict {
-        let Some(open) = self.jobs.get_mut(job).and_then(|entry| entry.task_mut(task)) else {
-            return Verdict::Acknowledge;
-        };
+        let Some(entry) = self.jobs.get_mut(job) else { return Verdict::Acknowledge };
+        let spec = entry.spec.clone();
+        let Some(open) = entry.task_mut(task) else { return Verdict::Acknowledge };
         open.failures += 1;
         let failures = open.failures;
-        if failures >= options.max_attempts {
+        if failures >= options.attempts(&spec, open.rows.len()) {
             return self.give_up(job, task, worker, error, options);
         }
         info!(job_id = %job, task_id = %task, failures, code = error.code, cause = error.message, "task will be tried again");
-        self.release(job, task, now + options.backoff(failures));
-        Verdict::Acknowledge
+        let not_before = now + options.backoff(failures);
+        self.settle(job, task, Outcome::Retry { failures, not_before })
     }
 
     /// Isolates the row at fault, or ends it with its error.
@@ -264,28 +318,32 @@ impl Board {
         error: &RowError,
         options: &CoordinatorOptions,
     ) -> Verdict {
-        let Some(open) = self.jobs.get_mut(job).and_then(|entry| entry.task_mut(task)) else {
-            return Verdict::Acknowledge;
-        };
+        let Some(entry) = self.jobs.get_mut(job) else { return Verdict::Acknowledge };
+        let attempts = options.attempts(&entry.spec, 1);
+        let Some(open) = entry.task_mut(task) else { return Verdict::Acknowledge };
         warn!(job_id = %job, task_id = %task, worker_id = worker, code = error.code, cause = error.message, "task failed");
         if open.rows.len() > 1 {
-            return self.settle(job, task, Outcome::Split);
+            // No row is at fault when a disk is full: each gets one more chance, not a whole round.
+            let is_full = ErrorCode::parse(&error.code) == Some(ErrorCode::ResourceExhausted);
+            let failures = if is_full { attempts.saturating_sub(1) } else { 0 };
+            return self.settle(job, task, Outcome::Split { failures });
         }
         let tries = match open.failures {
-            failures if failures >= options.max_attempts => format!(" (tried {failures} times)"),
+            failures if failures > 1 && failures >= attempts => format!(" (tried {failures} times)"),
             _ => String::new(),
         };
-        let attempt = open.attempt;
+        let (attempt, retries) = (open.attempt, open.failures.saturating_sub(1));
         let error = RowError { code: error.code.clone(), message: format!("{}{tries}", error.message) };
-        let result =
-            |number, id: &String| RowResult { number, id: id.clone(), error: Some(error), ..Default::default() };
-        let rows = open.rows.first().map(|row| result(row.number, &row.id)).into_iter().collect();
-        self.settle(job, task, Outcome::Results { attempt, worker: worker.to_owned(), rows })
+        let result = |row: Row| RowResult { number: row.number, id: row.id, error: Some(error), ..Default::default() };
+        let rows = open.rows.unpack().into_iter().next().map(result).into_iter().collect();
+        let results = Results { attempt, retries, worker: worker.to_owned(), rows, busy_us: 0 };
+        self.settle(job, task, Outcome::Results(results))
     }
 
     fn settle(&mut self, job: &JobId, task: TaskId, outcome: Outcome) -> Verdict {
         if let Some(entry) = self.jobs.get_mut(job) {
-            entry.set_state(task, TaskState::Settling);
+            let has_results = matches!(outcome, Outcome::Results(_));
+            entry.set_state(task, if has_results { TaskState::Settling } else { TaskState::Failing });
         }
         Verdict::Settle(Settlement { job: job.clone(), task, outcome })
     }

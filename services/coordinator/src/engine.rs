@@ -1,22 +1,28 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use e2llm_api::v1::{JobKind, JobSpec, JobStatus, Stage};
+use e2llm_api::v1::{JobSpec, JobStatus, RowResult, Stage};
+use e2llm_runtime::failpoint::reach;
 use e2llm_runtime::{Clock, Shutdown};
+use futures::stream::{self, StreamExt};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tracing::{info, warn};
 
-use crate::board::{Board, Outcome, Settlement};
+use crate::board::{Board, Outcome, Results, Settlement};
 use crate::ids::JobId;
-use crate::job::{Job, Planning};
-use crate::journal::Journal;
+use crate::job::Job;
+use crate::journal::{Control, Journal, unix_ms};
 use crate::load::load;
 use crate::page::decode_tasks;
+use crate::planning::Planning;
 use crate::records::{DoneRecord, PlanPage, TaskCut};
 use crate::{CoordinatorError, CoordinatorOptions};
 
 type Result<T> = std::result::Result<T, CoordinatorError>;
+
+/// Jobs whose records are looked up at the same time.
+const PARALLEL_JOBS: usize = 16;
 
 /// The board and the journal together: what the board decides is written first and counts afterwards.
 pub(crate) struct Engine {
@@ -42,8 +48,8 @@ pub(crate) enum Submitted {
     Open {
         /// Rows planned by an earlier submission.
         planned: u64,
-        /// What they are.
-        kind: JobKind,
+        /// What to do with them.
+        spec: Box<JobSpec>,
     },
 }
 
@@ -77,11 +83,20 @@ impl Engine {
 
     /// Loads every job that is not finished. A damaged one is left out and logged.
     pub(crate) async fn load_unfinished(&self) -> Result<()> {
-        let (all, ended) = self.journal.jobs().await?;
-        for job in all.difference(&ended) {
-            match self.open(job).await {
+        let jobs = self.journal.jobs().await?;
+        let ends = stream::iter(jobs).map(|job| async move { (self.journal.ended_at(&job).await, job) });
+        let mut ends = ends.buffered(PARALLEL_JOBS);
+        while let Some((ended, job)) = ends.next().await {
+            let opened = match ended {
+                Ok(Some(_)) => Ok(()),
+                Ok(None) => self.open(&job).await,
+                Err(error) => Err(error),
+            };
+            match opened {
+                // A folder without a spec is what deletion has left of a job.
+                Ok(()) | Err(CoordinatorError::NoSuchJob(_)) => {}
                 Err(error @ CoordinatorError::Corrupt { .. }) => warn!(job_id = %job, %error, "job not loaded"),
-                opened => opened?,
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -97,7 +112,7 @@ impl Engine {
             return Ok(());
         }
         let now = self.now();
-        let loaded = load(&self.journal, id, now + self.options.adopt_grace).await?;
+        let loaded = load(&self.journal, id, now + self.options.adopt_grace, &self.options).await?;
         let job = loaded.ok_or_else(|| CoordinatorError::NoSuchJob(id.to_string()))?;
         self.board().jobs.insert(id.clone(), job);
         self.wake_all();
@@ -132,11 +147,14 @@ impl Engine {
 
     /// The counts of all jobs. A damaged one is left out and logged.
     pub(crate) async fn list(&self) -> Result<Vec<JobStatus>> {
-        let (all, _) = self.journal.jobs().await?;
+        let all = self.journal.jobs().await?;
         let mut jobs = Vec::with_capacity(all.len());
-        for job in &all {
-            match self.status(job).await {
+        let statuses = stream::iter(all).map(|job| async move { (self.status(&job).await, job) });
+        let mut statuses = statuses.buffered(PARALLEL_JOBS);
+        while let Some((status, job)) = statuses.next().await {
+            match status {
                 Ok(status) => jobs.push(status),
+                Err(CoordinatorError::NoSuchJob(_)) => {}
                 Err(error @ CoordinatorError::Corrupt { .. }) => warn!(job_id = %job, %error, "job not listed"),
                 Err(error) => return Err(error),
             }
@@ -152,6 +170,7 @@ impl Engine {
             return Err(CoordinatorError::OtherJob { job: id.to_string(), what: what.to_owned() });
         }
         self.open(id).await?;
+        reach("coordinator.job_created");
         self.with_job(id, |job| {
             let (rows, has_ended) = (job.row_count(), job.has_ended());
             match job.planning_mut() {
@@ -160,7 +179,7 @@ impl Engine {
                 Some(planning) if planning.is_submitting => Err(CoordinatorError::BeingSubmitted(id.to_string())),
                 Some(planning) => {
                     planning.is_submitting = true;
-                    Ok(Submitted::Open { planned: rows, kind: spec.kind() })
+                    Ok(Submitted::Open { planned: rows, spec: Box::new(spec) })
                 }
             }
         })?
@@ -177,6 +196,7 @@ impl Engine {
     pub(crate) async fn add_page(&self, id: &JobId, page: PlanPage) -> Result<()> {
         let number = self.with_planning(id, |planning| planning.pages)?;
         let page = self.journal.append_page(id, number, page).await?;
+        reach("coordinator.page_written");
         let now = self.now();
         self.with_job(id, |job| job.add_page(page, now))??;
         self.wake_all();
@@ -191,14 +211,28 @@ impl Engine {
             return Ok(status);
         }
         self.open(id).await?;
-        self.journal.cancel(id).await?;
+        self.journal.control(id, Control::Cancel).await?;
         info!(job_id = %id, "job cancelled");
         let status = self.with_job(id, |job| {
             job.cancel();
+            job.set_ended(unix_ms());
             job.status()
         })?;
         self.board().retire(id, self.options.finished_jobs);
         Ok(status)
+    }
+
+    /// Takes a cancellation back; a job that was not cancelled stays as it is.
+    pub(crate) async fn resume(&self, id: &JobId) -> Result<JobStatus> {
+        let status = self.status(id).await?;
+        if status.state != "cancelled" {
+            return Ok(status);
+        }
+        self.journal.control(id, Control::Resume).await?;
+        info!(job_id = %id, "job resumed");
+        self.board().forget(id);
+        self.open(id).await?;
+        self.with_job(id, |job| job.status())
     }
 
     /// Writes an outcome. It is written to its end even if the caller goes away; says whether it counts now.
@@ -210,8 +244,9 @@ impl Engine {
     async fn write(&self, settlement: Settlement) -> bool {
         let Settlement { job, task, outcome } = &settlement;
         let written = match outcome {
-            Outcome::Split => self.split(&settlement).await,
-            Outcome::Results { .. } => self.commit(&settlement).await,
+            Outcome::Split { failures } => self.split(&settlement, *failures).await,
+            Outcome::Retry { failures, not_before } => self.retry(&settlement, *failures, *not_before).await,
+            Outcome::Results(results) => self.commit(&settlement, results).await,
         };
         if let Err(error) = &written {
             warn!(job_id = %job, task_id = %task, %error, "outcome could not be written; it will be reported again");
@@ -222,23 +257,34 @@ impl Engine {
         written.is_ok()
     }
 
-    async fn split(&self, settlement: &Settlement) -> Result<()> {
+    async fn split(&self, settlement: &Settlement, failures: u32) -> Result<()> {
         let Settlement { job, task, .. } = settlement;
         self.journal.split(job, *task).await?;
         let now = self.now();
-        self.with_job(job, |job| job.split(*task, now))?;
+        self.with_job(job, |job| job.split(*task, failures, now))?;
         Ok(())
     }
 
-    async fn commit(&self, settlement: &Settlement) -> Result<()> {
-        let Settlement { job, task, outcome } = settlement;
-        let Outcome::Results { attempt, worker, rows } = outcome else { return Ok(()) };
+    async fn retry(&self, settlement: &Settlement, failures: u32, not_before: Instant) -> Result<()> {
+        let Settlement { job, task, .. } = settlement;
+        self.journal.failed_attempt(job, *task, failures).await?;
+        self.board().retry(job, *task, not_before);
+        Ok(())
+    }
+
+    async fn commit(&self, settlement: &Settlement, results: &Results) -> Result<()> {
+        let Settlement { job, task, .. } = settlement;
+        let Results { attempt, retries, worker, rows, busy_us } = results;
         let mut record = DoneRecord::counting(rows);
         record.next = self.next_tasks(job, task.stage, &record)?;
-        record.attempt = *attempt;
+        (record.attempt, record.retries, record.busy_us) = (*attempt, *retries, *busy_us);
         record.worker_id.clone_from(worker);
-        record.part = self.journal.write_part(job, *task, *attempt, rows.clone()).await?;
+        let attempts = |row: &RowResult| RowResult { attempts: retries + 1, ..row.clone() };
+        let rows = rows.iter().map(attempts).collect();
+        record.part = self.journal.write_part(job, *task, *attempt, rows).await?;
+        reach("coordinator.part_written");
         let record = self.journal.commit_done(job, *task, record).await?;
+        reach("coordinator.task_done");
         let now = self.now();
         self.with_job(job, |job| job.commit(*task, record, now))?
     }
@@ -250,13 +296,32 @@ impl Engine {
     }
 
     async fn finish_if_complete(&self, id: &JobId) {
-        let Ok(Some(status)) = self.with_job(id, |job| job.is_finished().then(|| job.status())) else { return };
+        let ended = |job: &mut Job| {
+            job.is_finished().then(|| {
+                job.set_ended(unix_ms());
+                job.status()
+            })
+        };
+        let Ok(Some(status)) = self.with_job(id, ended) else { return };
+        self.remove_lost_parts(id).await;
         info!(job_id = %id, rows = status.rows, rows_failed = status.rows_failed, "job finished");
         if let Err(error) = self.journal.finish(id, status).await {
             // Counts come from the commits; without its result the job only takes longer to load.
             warn!(job_id = %id, %error, "result could not be written");
         }
+        reach("coordinator.result_written");
         self.board().retire(id, self.options.finished_jobs);
+    }
+
+    /// What attempts wrote that did not count. Nobody writes more once the job has finished.
+    async fn remove_lost_parts(&self, id: &JobId) {
+        let kept = self.with_job(id, |job| job.parts().map(str::to_owned).collect());
+        let Ok(kept) = kept else { return };
+        match self.journal.remove_parts(id, kept).await {
+            Ok((0, _)) => {}
+            Ok((parts, bytes)) => info!(job_id = %id, parts, bytes, "parts that do not count deleted"),
+            Err(error) => warn!(job_id = %id, %error, "parts that do not count are kept until the job expires"),
+        }
     }
 
     fn ready(&self, stage: Stage) -> &Notify {

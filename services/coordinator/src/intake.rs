@@ -9,6 +9,8 @@ use crate::CoordinatorError;
 pub(crate) struct Intake {
     store: Store,
     kind: JobKind,
+    /// One question stands for all rows, so that rows are documents.
+    has_question: bool,
     text: Text,
 }
 
@@ -23,8 +25,13 @@ enum Text {
 }
 
 impl Intake {
-    pub(crate) fn new(store: Store, kind: JobKind) -> Self {
-        Self { store, kind, text: Text::None }
+    pub(crate) fn new(store: Store, kind: JobKind, has_question: bool) -> Self {
+        Self { store, kind, has_question, text: Text::None }
+    }
+
+    /// Whether rows are documents, not questions.
+    pub(crate) fn takes_documents(&self) -> bool {
+        self.kind != JobKind::Ask || self.has_question
     }
 
     /// Takes a piece of the text of the row that follows.
@@ -50,7 +57,7 @@ impl Intake {
         if row.error.is_none() {
             row.error = self.check(&row).err();
         }
-        if row.error.is_none() && self.kind != JobKind::Ask {
+        if row.error.is_none() && self.takes_documents() {
             self.name_text(&mut row, text).await?;
         }
         Ok(row)
@@ -74,7 +81,7 @@ impl Intake {
     fn check(&self, row: &Row) -> Result<(), RowError> {
         let doc_id =
             |id: &str| DocId::new(id).map(drop).map_err(|error| row_error(ErrorCode::InvalidId, error.to_string()));
-        if self.kind != JobKind::Ask {
+        if self.takes_documents() {
             return doc_id(&row.id);
         }
         let invalid = |message: &str| Err(row_error(ErrorCode::InvalidArgument, message));

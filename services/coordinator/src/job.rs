@@ -7,6 +7,7 @@ use tracing::warn;
 
 use crate::CoordinatorError;
 use crate::ids::{JobId, TaskId};
+use crate::planning::Planning;
 use crate::records::{DoneRecord, PlanPage, TaskCut};
 use crate::task::{OpenTask, TaskState};
 
@@ -20,6 +21,7 @@ pub(crate) struct Job {
     pub(crate) id: JobId,
     pub(crate) spec: JobSpec,
     kind: JobKind,
+    times: Times,
     /// For each row, where its final result is: an index into `sources`.
     rows: Vec<u32>,
     sources: Vec<Source>,
@@ -37,21 +39,18 @@ pub(crate) struct Job {
 pub(crate) enum Source {
     /// A plan page: the row came with an error.
     Page(u32),
-    /// A part, by path.
-    Part(String),
+    /// A part, by its name among the job's parts.
+    Part(Box<str>),
 }
 
-/// What planning needs to know of rows planned before.
-#[derive(Debug, Default)]
-pub(crate) struct Planning {
-    /// Pages so far.
-    pub(crate) pages: u32,
-    /// Someone is submitting rows.
-    pub(crate) is_submitting: bool,
-    /// One digest per planned row, to recognise rows that are submitted again.
-    digests: Vec<u64>,
-    /// Document ids seen, by hash, with the number of their row.
-    ids: HashMap<u128, u64>,
+/// When what happened, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Times {
+    pub(crate) created: u64,
+    /// 0 while the job goes on.
+    pub(crate) ended: u64,
+    /// How long the job is kept after its end.
+    pub(crate) retention: u64,
 }
 
 #[derive(Debug, Default)]
@@ -61,14 +60,18 @@ struct Counts {
     failed: u64,
     source_tokens: u64,
     generated_tokens: u64,
+    retries: u64,
+    encode_busy_us: u64,
+    decode_busy_us: u64,
 }
 
 impl Job {
-    pub(crate) fn new(id: JobId, spec: JobSpec) -> Self {
+    pub(crate) fn new(id: JobId, spec: JobSpec, times: Times) -> Self {
         Self {
             kind: spec.kind(),
             id,
             spec,
+            times,
             rows: Vec::new(),
             sources: Vec::new(),
             tasks: BTreeMap::new(),
@@ -85,13 +88,9 @@ impl Job {
         let Some(planning) = &mut self.planning else { return Err(self.corrupt("a page follows the last one")) };
         let source = u32::try_from(self.sources.len()).unwrap_or(PENDING);
         self.sources.push(Source::Page(planning.pages));
-        planning.pages += 1;
+        planning.add(&page.rows);
         let first_row = self.rows.len() as u64;
         for row in &page.rows {
-            planning.digests.push(digest(row));
-            if row.error.is_none() {
-                planning.ids.entry(id_hash(&row.id)).or_insert(row.number);
-            }
             let failed = row.error.is_some();
             self.rows.push(if failed { source } else { PENDING });
             self.counts.done += u64::from(failed);
@@ -106,13 +105,13 @@ impl Job {
         Ok(())
     }
 
-    /// Turns a task into one task per row; says whether it was open.
-    pub(crate) fn split(&mut self, task: TaskId, not_before: Instant) -> bool {
+    /// Turns a task into one task per row, each with so many failures; says whether it was open.
+    pub(crate) fn split(&mut self, task: TaskId, failures: u32, not_before: Instant) -> bool {
         let Some(open) = self.tasks.remove(&task) else { return false };
         self.leased.remove(&task);
-        for row in open.rows {
+        for row in open.rows.unpack() {
             let single_id = task.split_off(row.number);
-            let single = OpenTask::new(vec![row], not_before);
+            let single = OpenTask { failures, ..OpenTask::new(vec![row], not_before) };
             self.tasks.insert(single_id, single);
         }
         self.notify();
@@ -127,19 +126,15 @@ impl Job {
         };
         self.leased.remove(&task);
         let source = u32::try_from(self.sources.len()).unwrap_or(PENDING);
-        self.sources.push(Source::Part(done.part));
+        self.sources.push(Source::Part(done.part.rsplit('/').next().unwrap_or_default().into()));
         let is_last = task.stage == self.last_stage();
         let succeeded = if is_last { done.succeeded.as_slice() } else { &[] };
         for number in done.failed.iter().chain(succeeded) {
             self.set_final(*number, source)?;
         }
-        self.counts.failed += done.failed.len() as u64;
-        if task.stage == Stage::Encode {
-            self.counts.encoded += done.succeeded.len() as u64;
-        }
-        self.counts.source_tokens += done.source_tokens;
-        self.counts.generated_tokens += done.generated_tokens;
-        let mut rows: HashMap<u64, Row> = open.rows.into_iter().map(|row| (row.number, row)).collect();
+        self.counts.add(task.stage, &done);
+        let rows = if done.next.is_empty() { Vec::new() } else { open.rows.unpack() };
+        let mut rows: HashMap<u64, Row> = rows.into_iter().map(|row| (row.number, row)).collect();
         self.open_tasks(&done.next, |number| rows.remove(&number), now)?;
         self.notify();
         Ok(())
@@ -246,7 +241,16 @@ impl Job {
             rows_failed: counts.failed,
             source_tokens: counts.source_tokens,
             generated_tokens: counts.generated_tokens,
-            ..Default::default()
+            collection: self.spec.collection.clone(),
+            priority: self.spec.priority,
+            created_unix_ms: self.times.created,
+            ended_unix_ms: self.times.ended,
+            expires_unix_ms: self.times.expires(),
+            tasks_open: self.tasks.len() as u64,
+            tasks_running: self.leased.len() as u64,
+            retries: counts.retries,
+            encode_busy_us: counts.encode_busy_us,
+            decode_busy_us: counts.decode_busy_us,
         }
     }
 
@@ -273,6 +277,26 @@ impl Job {
         self.planning.as_mut()
     }
 
+    /// Notes when the job ended; the first time counts.
+    pub(crate) fn set_ended(&mut self, unix_ms: u64) {
+        if self.times.ended == 0 {
+            self.times.ended = unix_ms;
+        }
+    }
+
+    /// Whether one more of its tasks may run.
+    pub(crate) fn has_room(&self) -> bool {
+        self.spec.parallelism == 0 || self.leased.len() < self.spec.parallelism as usize
+    }
+
+    /// Part names that count.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &str> {
+        self.sources.iter().filter_map(|source| match source {
+            Source::Part(name) => Some(&**name),
+            Source::Page(_) => None,
+        })
+    }
+
     /// A receiver that learns of every change.
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
@@ -287,37 +311,24 @@ impl Job {
     }
 }
 
-impl Planning {
-    /// Whether the row planned under this number is the same as `row`; `None` if none is planned yet.
-    pub(crate) fn is_same(&self, row: &Row) -> Option<bool> {
-        let planned = self.digests.get(usize::try_from(row.number).ok()?)?;
-        Some(*planned == digest(row))
-    }
-
-    /// Takes a document id for a row, unless another row has it: then its number.
-    pub(crate) fn claim_id(&mut self, id: &str, number: u64) -> Result<(), u64> {
-        match *self.ids.entry(id_hash(id)).or_insert(number) {
-            holder if holder == number => Ok(()),
-            holder => Err(holder),
+impl Counts {
+    fn add(&mut self, stage: Stage, done: &DoneRecord) {
+        self.failed += done.failed.len() as u64;
+        self.source_tokens += done.source_tokens;
+        self.generated_tokens += done.generated_tokens;
+        self.retries += u64::from(done.retries);
+        if stage == Stage::Encode {
+            self.encoded += done.succeeded.len() as u64;
+            self.encode_busy_us += done.busy_us;
+        } else {
+            self.decode_busy_us += done.busy_us;
         }
     }
 }
 
-/// Recognises a row that is submitted again. Texts are not compared: they are not read twice.
-fn digest(row: &Row) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    for field in [&row.id, &row.question].into_iter().chain(&row.doc_ids) {
-        hasher.update(&(field.len() as u64).to_le_bytes()).update(field.as_bytes());
+impl Times {
+    /// 0 while the end is not known.
+    fn expires(self) -> u64 {
+        if self.ended == 0 { 0 } else { self.ended.saturating_add(self.retention) }
     }
-    (first_u128(&hasher.finalize()) >> 64) as u64
-}
-
-fn id_hash(id: &str) -> u128 {
-    first_u128(&blake3::hash(id.as_bytes()))
-}
-
-fn first_u128(hash: &blake3::Hash) -> u128 {
-    let mut half = [0; 16];
-    half.copy_from_slice(&hash.as_bytes()[..16]);
-    u128::from_be_bytes(half)
 }

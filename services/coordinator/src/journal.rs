@@ -1,9 +1,9 @@
-use std::collections::BTreeSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use e2llm_api::v1::{JobSpec, JobStatus, RowResult};
-use e2llm_store::{Created, Store};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use e2llm_store::{Created, ObjectInfo, Store};
+use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use prost::Message;
 
 use crate::CoordinatorError;
@@ -15,9 +15,27 @@ type Result<T> = std::result::Result<T, CoordinatorError>;
 /// Folder of all jobs.
 const JOBS: &str = "jobs";
 /// Records read at the same time while a job is loaded.
-const PARALLEL_READS: usize = 16;
+const PARALLEL_READS: usize = 64;
 /// Parts of one attempt that may exist; more than one only after a crash between part and record.
 const MAX_PARTS: u32 = 100;
+
+/// A change that users make to a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Control {
+    /// Give up what is not done.
+    Cancel,
+    /// Take that back.
+    Resume,
+}
+
+impl Control {
+    fn as_str(self) -> &'static str {
+        match self {
+            Control::Cancel => "cancel",
+            Control::Resume => "resume",
+        }
+    }
+}
 
 /// Reads and writes the records of jobs.
 #[derive(Debug, Clone)]
@@ -41,15 +59,16 @@ impl Journal {
         let path = format!("{JOBS}/{job}/spec");
         match self.store.create(&path, encode(&record)).await? {
             Created::New => Ok(spec.clone()),
-            Created::Exists => self.spec(job).await?.ok_or_else(|| vanished(path)),
+            Created::Exists => self.spec(job).await?.map(|(spec, _)| spec).ok_or_else(|| vanished(path)),
         }
     }
 
-    pub(crate) async fn spec(&self, job: &JobId) -> Result<Option<JobSpec>> {
+    /// What the job is to do, and when it was created.
+    pub(crate) async fn spec(&self, job: &JobId) -> Result<Option<(JobSpec, u64)>> {
         let path = format!("{JOBS}/{job}/spec");
         let Some(record) = self.read::<SpecRecord>(&path).await? else { return Ok(None) };
         let missing = || CoordinatorError::Corrupt { path, reason: "it holds no spec".to_owned() };
-        record.spec.ok_or_else(missing).map(Some)
+        record.spec.ok_or_else(missing).map(|spec| Some((spec, record.created_unix_ms)))
     }
 
     /// Appends a plan page. Only one coordinator may plan a job.
@@ -66,8 +85,8 @@ impl Journal {
         self.read(&path).await?.ok_or_else(|| vanished(path))
     }
 
-    /// All plan pages in order.
-    pub(crate) async fn pages(&self, job: &JobId) -> Result<Vec<PlanPage>> {
+    /// All plan pages in order, read ahead.
+    pub(crate) async fn pages(&self, job: &JobId) -> Result<impl Stream<Item = Result<PlanPage>> + '_> {
         let paths = self.store.list(&format!("{JOBS}/{job}/plan")).await?;
         for (number, path) in (0..).zip(&paths) {
             if *path != page_path(job, number) {
@@ -75,7 +94,7 @@ impl Journal {
                 return Err(CoordinatorError::Corrupt { path: path.clone(), reason });
             }
         }
-        self.read_all(paths).await
+        Ok(self.read_all(paths))
     }
 
     /// Writes the results of an attempt; returns the part's path.
@@ -99,8 +118,10 @@ impl Journal {
         Err(CoordinatorError::Corrupt { path: name, reason: format!("{MAX_PARTS} parts of it exist") })
     }
 
-    pub(crate) async fn part(&self, path: &str) -> Result<Vec<RowResult>> {
-        let part: Part = self.read(path).await?.ok_or_else(|| vanished(path.to_owned()))?;
+    /// The rows of a part.
+    pub(crate) async fn part(&self, job: &JobId, name: &str) -> Result<Vec<RowResult>> {
+        let path = format!("{JOBS}/{job}/parts/{name}");
+        let part: Part = self.read(&path).await?.ok_or_else(|| vanished(path))?;
         Ok(part.rows)
     }
 
@@ -114,14 +135,14 @@ impl Journal {
         }
     }
 
-    /// All commits, first stage first.
-    pub(crate) async fn done(&self, job: &JobId) -> Result<Vec<(TaskId, DoneRecord)>> {
+    /// All commits, first stage first, read ahead.
+    pub(crate) async fn done(&self, job: &JobId) -> Result<impl Stream<Item = Result<(TaskId, DoneRecord)>> + '_> {
         let paths = self.store.list(&format!("{JOBS}/{job}/done")).await?;
-        let tasks = task_ids(&paths)?;
-        let records = self.read_all(paths).await?;
-        let mut done: Vec<_> = tasks.into_iter().zip(records).collect();
-        done.sort_by_key(|(task, _)| *task);
-        Ok(done)
+        let mut commits: Vec<(TaskId, String)> = task_ids(&paths)?.into_iter().zip(paths).collect();
+        commits.sort_unstable();
+        let (tasks, paths): (Vec<_>, Vec<_>) = commits.into_iter().unzip();
+        let records = stream::iter(tasks).zip(self.read_all(paths));
+        Ok(records.map(|(task, record)| Ok((task, record?))))
     }
 
     pub(crate) async fn split(&self, job: &JobId, task: TaskId) -> Result<()> {
@@ -132,12 +153,58 @@ impl Journal {
         task_ids(&self.store.list(&format!("{JOBS}/{job}/splits")).await?)
     }
 
-    pub(crate) async fn cancel(&self, job: &JobId) -> Result<()> {
-        self.mark(format!("{JOBS}/{job}/control/cancel")).await
+    /// Notes that an attempt of a task failed or was lost, so that no restart forgets it.
+    pub(crate) async fn failed_attempt(&self, job: &JobId, task: TaskId, failures: u32) -> Result<()> {
+        self.mark(format!("{JOBS}/{job}/attempts/{task}-{failures:03}")).await
     }
 
-    pub(crate) async fn is_cancelled(&self, job: &JobId) -> Result<bool> {
-        Ok(self.store.exists(&format!("{JOBS}/{job}/control/cancel")).await?)
+    /// How often tasks have failed.
+    pub(crate) async fn failed_attempts(&self, job: &JobId) -> Result<HashMap<TaskId, u32>> {
+        let paths = self.store.list(&format!("{JOBS}/{job}/attempts")).await?;
+        let tasks: Vec<String> =
+            paths.iter().map(|path| path.rsplit_once('-').map_or(path.as_str(), |(task, _)| task).to_owned()).collect();
+        let mut failures = HashMap::new();
+        for task in task_ids(&tasks)? {
+            *failures.entry(task).or_default() += 1;
+        }
+        Ok(failures)
+    }
+
+    /// Cancels the job, or takes that back. Changes have numbers, so that of two at once one comes first.
+    pub(crate) async fn control(&self, job: &JobId, change: Control) -> Result<()> {
+        loop {
+            let number = match self.last_control(job).await? {
+                Some((_, last, _)) if last == change => return Ok(()),
+                Some((number, _, _)) => number + 1,
+                None if change == Control::Resume => return Ok(()),
+                None => 0,
+            };
+            let mark = Mark { writer: self.writer.clone(), unix_ms: unix_ms() };
+            let path = format!("{JOBS}/{job}/control/{number:06}.{}", change.as_str());
+            if self.store.create(&path, encode(&mark)).await? == Created::New {
+                return Ok(());
+            }
+        }
+    }
+
+    /// When the job was cancelled, if it is.
+    pub(crate) async fn cancelled_at(&self, job: &JobId) -> Result<Option<u64>> {
+        let Some((_, Control::Cancel, path)) = self.last_control(job).await? else { return Ok(None) };
+        let mark: Mark = self.read(&path).await?.ok_or_else(|| vanished(path))?;
+        Ok(Some(mark.unix_ms))
+    }
+
+    /// The last change with its number and path. Changes alternate, so a number stands for one kind.
+    async fn last_control(&self, job: &JobId) -> Result<Option<(u32, Control, String)>> {
+        let Some(path) = self.store.list(&format!("{JOBS}/{job}/control")).await?.pop() else { return Ok(None) };
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let parsed = name.split_once('.').and_then(|(number, change)| {
+            let change = [Control::Cancel, Control::Resume].into_iter().find(|known| known.as_str() == change)?;
+            Some((number.parse().ok()?, change))
+        });
+        let foreign = || CoordinatorError::Corrupt { path: path.clone(), reason: "it names no change".to_owned() };
+        let (number, change) = parsed.ok_or_else(foreign)?;
+        Ok(Some((number, change, path)))
     }
 
     pub(crate) async fn finish(&self, job: &JobId, status: JobStatus) -> Result<()> {
@@ -152,20 +219,53 @@ impl Journal {
         Ok(record.and_then(|record| record.status))
     }
 
-    /// All jobs, and those of them that need no worker any more.
-    pub(crate) async fn jobs(&self) -> Result<(BTreeSet<JobId>, BTreeSet<JobId>)> {
-        let mut objects = self.store.list_stream(JOBS);
-        let (mut all, mut ended) = (BTreeSet::new(), BTreeSet::new());
-        while let Some(object) = objects.try_next().await? {
-            let mut steps = object.path.split('/').skip(1);
-            let Some(Ok(job)) = steps.next().map(JobId::new) else { continue };
-            match (steps.next(), steps.next()) {
-                (Some("spec"), None) => _ = all.insert(job),
-                (Some("result"), None) | (Some("control"), Some("cancel")) => _ = ended.insert(job),
-                _ => {}
-            }
+    /// All jobs, by id. Takes one listing of folders, however many records they hold.
+    pub(crate) async fn jobs(&self) -> Result<Vec<JobId>> {
+        let mut jobs: Vec<JobId> =
+            self.store.list_folders(JOBS).await?.iter().filter_map(|name| JobId::new(name).ok()).collect();
+        jobs.sort_unstable();
+        Ok(jobs)
+    }
+
+    /// When the job ended, if it has: finished or cancelled.
+    pub(crate) async fn ended_at(&self, job: &JobId) -> Result<Option<u64>> {
+        match self.result(job).await? {
+            Some(status) => Ok(Some(status.ended_unix_ms)),
+            None => self.cancelled_at(job).await,
         }
-        Ok((all, ended))
+    }
+
+    /// Objects and bytes of a job.
+    pub(crate) async fn size(&self, job: &JobId) -> Result<(u64, u64)> {
+        let objects = self.store.list_stream(&format!("{JOBS}/{job}"));
+        let add = |(count, sum), object: ObjectInfo| std::future::ready(Ok((count + 1, sum + object.bytes)));
+        Ok(objects.try_fold((0, 0), add).await?)
+    }
+
+    /// Deletes all of a job; returns objects and bytes. The spec goes first: what has none is no job any more.
+    pub(crate) async fn remove(&self, job: &JobId) -> Result<(u64, u64)> {
+        let size = self.size(job).await?;
+        self.store.delete(&format!("{JOBS}/{job}/spec")).await?;
+        self.delete_all(self.store.list_stream(&format!("{JOBS}/{job}"))).await?;
+        Ok(size)
+    }
+
+    /// Deletes a job's parts whose names `keep` does not hold: those of attempts that do not count.
+    pub(crate) async fn remove_parts(&self, job: &JobId, keep: HashSet<String>) -> Result<(u64, u64)> {
+        let is_kept = move |path: &str| path.rsplit('/').next().is_some_and(|name| keep.contains(name));
+        let parts = self.store.list_stream(&format!("{JOBS}/{job}/parts"));
+        let lost = parts.try_filter(move |object| std::future::ready(!is_kept(&object.path)));
+        self.delete_all(lost.boxed()).await
+    }
+
+    async fn delete_all(&self, objects: BoxStream<'static, e2llm_store::Result<ObjectInfo>>) -> Result<(u64, u64)> {
+        let delete = |object: ObjectInfo| async move {
+            self.store.delete(&object.path).await?;
+            Ok(object.bytes)
+        };
+        let deleted = objects.map_ok(delete).try_buffer_unordered(PARALLEL_READS);
+        let add = |(count, sum), bytes| std::future::ready(Ok((count + 1, sum + bytes)));
+        Ok(deleted.try_fold((0, 0), add).await?)
     }
 
     async fn mark(&self, path: String) -> Result<()> {
@@ -179,9 +279,9 @@ impl Journal {
         bytes.map(|bytes| decode(path, &bytes)).transpose()
     }
 
-    async fn read_all<M: Message + Default>(&self, paths: Vec<String>) -> Result<Vec<M>> {
-        let read = |path: String| async move { self.read(&path).await?.ok_or_else(|| vanished(path)) };
-        stream::iter(paths).map(read).buffered(PARALLEL_READS).try_collect().await
+    fn read_all<M: Message + Default>(&self, paths: Vec<String>) -> impl Stream<Item = Result<M>> + '_ {
+        let read = move |path: String| async move { self.read(&path).await?.ok_or_else(|| vanished(path)) };
+        stream::iter(paths).map(read).buffered(PARALLEL_READS)
     }
 }
 
@@ -202,7 +302,7 @@ fn vanished(path: String) -> CoordinatorError {
     CoordinatorError::Corrupt { path, reason: "it has vanished".to_owned() }
 }
 
-fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -10,13 +10,15 @@
 //! jobs/<job>/parts/<task>-<attempt>  results of one attempt
 //! jobs/<job>/done/<stage>/<task>     names the part that counts, and the next stage's tasks for its rows
 //! jobs/<job>/splits/<task>           this task was given up as a whole: its rows are tasks of their own
-//! jobs/<job>/control/cancel          the job is cancelled
+//! jobs/<job>/attempts/<task>-<%03d>  this attempt failed or was lost, so that a poison row cannot loop across restarts
+//! jobs/<job>/control/<%06d>.<change> the job is cancelled, resumed, cancelled again …
 //! jobs/<job>/result                  counts of a finished job, so that it need not be loaded to be listed
 //! ```
 //!
 //! Where to read: `submit` turns a stream of rows into plan pages; `job` is one job in memory, made from records
 //! alone; `board` leases tasks of all jobs and judges what workers report; `engine` commits what the board decides;
-//! `report` answers workers; `watch` streams results back in input order, reading parts as it goes; `service` is the gRPC face.
+//! `report` answers workers; `watch` streams results back in input order, reading parts as it goes; `retention`
+//! deletes jobs that have expired; `service` is the gRPC face.
 //!
 //! Two coordinators on one store are wasteful, not wrong: whoever creates a `done` record first has the say, and
 //! task ids follow from row numbers, so both cut alike.
@@ -33,8 +35,10 @@ mod journal;
 mod load;
 mod options;
 mod page;
+mod planning;
 mod records;
 mod report;
+mod retention;
 mod service;
 mod submit;
 mod task;

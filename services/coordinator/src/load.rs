@@ -1,32 +1,57 @@
+use std::pin::pin;
 use std::time::Instant;
 
+use futures::TryStreamExt;
 use tracing::info;
 
-use crate::CoordinatorError;
 use crate::ids::JobId;
-use crate::job::Job;
+use crate::job::{Job, Times};
 use crate::journal::Journal;
+use crate::{CoordinatorError, CoordinatorOptions};
 
 /// Rebuilds a job from its records; `None` if there is none of this name.
 ///
 /// No task is handed out before `not_before`, so that workers that hold one can say so first.
-pub(crate) async fn load(journal: &Journal, id: &JobId, not_before: Instant) -> Result<Option<Job>, CoordinatorError> {
+pub(crate) async fn load(
+    journal: &Journal,
+    id: &JobId,
+    not_before: Instant,
+    options: &CoordinatorOptions,
+) -> Result<Option<Job>, CoordinatorError> {
     let started = Instant::now();
-    let Some(spec) = journal.spec(id).await? else { return Ok(None) };
-    let mut job = Job::new(id.clone(), spec);
-    for page in journal.pages(id).await? {
+    let Some((spec, created)) = journal.spec(id).await? else { return Ok(None) };
+    let retention = options.retention_ms(&spec);
+    let mut job = Job::new(id.clone(), spec, Times { created, ended: 0, retention });
+    let mut pages = pin!(journal.pages(id).await?);
+    while let Some(page) = pages.try_next().await? {
         job.add_page(page, not_before)?;
     }
     let mut splits = journal.splits(id).await?;
-    splits.retain(|task| !job.split(*task, not_before));
-    for (task, done) in journal.done(id).await? {
+    splits.retain(|task| !job.split(*task, 0, not_before));
+    let mut commits = pin!(journal.done(id).await?);
+    while let Some((task, done)) = commits.try_next().await? {
         job.commit(task, done, not_before)?;
-        splits.retain(|task| !job.split(*task, not_before));
+        splits.retain(|task| !job.split(*task, 0, not_before));
     }
-    if journal.is_cancelled(id).await? && !job.is_finished() {
-        job.cancel();
+    for (task, failures) in journal.failed_attempts(id).await? {
+        if let Some(open) = job.task_mut(task) {
+            open.failures = failures;
+        }
     }
+    restore_end(journal, &mut job).await?;
     let (status, elapsed) = (job.status(), started.elapsed());
     info!(job_id = %id, state = status.state, rows = status.rows, rows_done = status.rows_done, ?elapsed, "job loaded");
     Ok(Some(job))
+}
+
+async fn restore_end(journal: &Journal, job: &mut Job) -> Result<(), CoordinatorError> {
+    if job.is_finished() {
+        if let Some(result) = journal.result(&job.id).await? {
+            job.set_ended(result.ended_unix_ms);
+        }
+    } else if let Some(at) = journal.cancelled_at(&job.id).await? {
+        job.cancel();
+        job.set_ended(at);
+    }
+    Ok(())
 }

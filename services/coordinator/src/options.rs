@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use e2llm_api::v1::JobSpec;
+
 /// Times and sizes of the coordinator.
 #[derive(Debug, Clone)]
 pub struct CoordinatorOptions {
@@ -9,8 +11,10 @@ pub struct CoordinatorOptions {
     pub heartbeat: Duration,
     /// How long a report with free slots waits for a task to become ready. Default: 1 s.
     pub long_poll: Duration,
-    /// Attempts of one task, after which it is split into single rows, and those fail for good. Default: 5.
+    /// Attempts of a single row, after which it fails for good; a job may ask for another number. Default: 5.
     pub max_attempts: u32,
+    /// Attempts of a task of several rows, after which each row becomes a task of its own. Default: 3.
+    pub split_after: u32,
     /// Wait before a task is tried again after its first failure; it doubles with each further one. Default: 500 ms.
     pub retry_delay: Duration,
     /// Most rows in an encode task. Default: 16.
@@ -24,6 +28,10 @@ pub struct CoordinatorOptions {
     pub adopt_grace: Duration,
     /// Which jobs to load at the start. Default: all that are not finished.
     pub load: LoadJobs,
+    /// How long a job's records and results are kept after its end; a job may ask for another time. Default: 7 days.
+    pub retention: Duration,
+    /// How often expired jobs are looked for. Default: 1 h.
+    pub expire_every: Duration,
     /// Finished jobs kept in memory for those who still read their results. Default: 32.
     pub finished_jobs: usize,
 }
@@ -44,12 +52,15 @@ impl Default for CoordinatorOptions {
             heartbeat: Duration::from_secs(3),
             long_poll: Duration::from_secs(1),
             max_attempts: 5,
+            split_after: 3,
             retry_delay: Duration::from_millis(500),
             encode_rows: 16,
             encode_bytes: 1 << 20,
             decode_rows: 2,
             adopt_grace: Duration::from_secs(4),
             load: LoadJobs::Unfinished,
+            retention: Duration::from_secs(7 * 24 * 3600),
+            expire_every: Duration::from_secs(3600),
             finished_jobs: 32,
         }
     }
@@ -59,6 +70,20 @@ impl CoordinatorOptions {
     /// Options of a coordinator that lives and dies with its workers.
     pub fn in_process() -> Self {
         Self { adopt_grace: Duration::ZERO, load: LoadJobs::OnDemand, ..Self::default() }
+    }
+
+    /// How long a job is kept after its end, in milliseconds.
+    pub(crate) fn retention_ms(&self, spec: &JobSpec) -> u64 {
+        match spec.retention_s {
+            0 => u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX),
+            seconds => seconds.saturating_mul(1000),
+        }
+    }
+
+    /// Attempts of a task of `rows` rows before it is given up.
+    pub(crate) fn attempts(&self, spec: &JobSpec, rows: usize) -> u32 {
+        let of_a_row = if spec.max_attempts == 0 { self.max_attempts } else { spec.max_attempts };
+        if rows > 1 { of_a_row.min(self.split_after) } else { of_a_row }
     }
 
     pub(crate) fn backoff(&self, failures: u32) -> Duration {

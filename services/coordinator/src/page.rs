@@ -108,7 +108,8 @@ impl Cut {
 pub(crate) fn first_stage(kind: JobKind, row: &Row) -> Stage {
     match kind {
         JobKind::Encode => Stage::Encode,
-        JobKind::Summarize if !row.text_hash.is_empty() => Stage::Encode,
+        // Rows of a question file have no text; those of one question for every document may.
+        JobKind::Summarize | JobKind::Ask if !row.text_hash.is_empty() => Stage::Encode,
         _ => Stage::Decode,
     }
 }

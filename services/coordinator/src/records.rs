@@ -81,6 +81,12 @@ pub(crate) struct DoneRecord {
     pub(crate) generated_tokens: u64,
     #[prost(message, repeated, tag = "9")]
     pub(crate) next: Vec<TaskCut>,
+    /// Attempts before the one that counts.
+    #[prost(uint32, tag = "10")]
+    pub(crate) retries: u32,
+    /// The worker's time for the attempt that counts.
+    #[prost(uint64, tag = "11")]
+    pub(crate) busy_us: u64,
 }
 
 impl DoneRecord {
@@ -97,7 +103,7 @@ impl DoneRecord {
     }
 }
 
-/// `splits/<task>` and `control/cancel`: their existence is what they say.
+/// `splits/<task>`, `attempts/<task>-<n>` and `control/<n>.<change>`: their existence is what they say.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Mark {
     #[prost(string, tag = "1")]

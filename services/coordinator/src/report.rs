@@ -6,7 +6,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep_until};
 
 use crate::CoordinatorError;
-use crate::board::{Settlement, Verdict};
+use crate::board::{Asker, Settlement, Verdict};
 use crate::engine::Engine;
 
 /// Counts the reports of each worker, so that one that waits for a task gives way to a later one.
@@ -42,7 +42,7 @@ pub(crate) async fn report(
     request: ReportStatusRequest,
 ) -> Result<ReportStatusResponse, CoordinatorError> {
     let stage = request.stage();
-    let ReportStatusRequest { worker_id: worker, slots, in_progress, successes, failures, .. } = request;
+    let ReportStatusRequest { worker_id: worker, slots, in_progress, successes, failures, fingerprint, .. } = request;
     if worker.is_empty() {
         return Err(CoordinatorError::BadReport("it has no worker_id; give every worker its own"));
     }
@@ -55,10 +55,11 @@ pub(crate) async fn report(
     // Released tasks may suit another worker, and an earlier report of this one must not wait any longer.
     engine.wake(stage);
     let has_news = !acknowledged.is_empty() || !revoked.is_empty();
+    let asker = Asker { worker: &worker, stage, slots, fingerprint: &fingerprint };
     let tasks = match slots {
         0 => Vec::new(),
-        _ if has_news => assign(engine, &worker, stage, slots),
-        _ => wait_for_tasks(engine, turns, turn, &worker, stage, slots).await,
+        _ if has_news => assign(engine, &asker),
+        _ => wait_for_tasks(engine, turns, turn, &asker).await,
     };
     if slots == 0 && in_progress.is_empty() {
         turns.forget(&worker);
@@ -113,34 +114,27 @@ fn settle_apart(engine: &Arc<Engine>, settlements: Vec<Settlement>) {
     }
 }
 
-fn assign(engine: &Arc<Engine>, worker: &str, stage: Stage, slots: u32) -> Vec<Task> {
+fn assign(engine: &Arc<Engine>, asker: &Asker<'_>) -> Vec<Task> {
     let (now, options) = (engine.now(), &engine.options);
     let mut board = engine.board();
     let expired = board.expire(now, options);
-    let tasks = board.assign(worker, stage, slots, now, options);
+    let tasks = board.assign(asker, now, options);
     drop(board);
     settle_apart(engine, expired);
     tasks
 }
 
 /// Holds the report until a task is ready, so that idle workers start at once, or until it has waited long enough.
-async fn wait_for_tasks(
-    engine: &Arc<Engine>,
-    turns: &Turns,
-    turn: u64,
-    worker: &str,
-    stage: Stage,
-    slots: u32,
-) -> Vec<Task> {
+async fn wait_for_tasks(engine: &Arc<Engine>, turns: &Turns, turn: u64, asker: &Asker<'_>) -> Vec<Task> {
     let until = Instant::now() + engine.options.long_poll;
     loop {
-        let woken = engine.woken(stage);
+        let woken = engine.woken(asker.stage);
         tokio::pin!(woken);
         woken.as_mut().enable();
-        if !turns.is_current(worker, turn) {
+        if !turns.is_current(asker.worker, turn) {
             return Vec::new();
         }
-        let tasks = assign(engine, worker, stage, slots);
+        let tasks = assign(engine, asker);
         if !tasks.is_empty() {
             return tasks;
         }

@@ -2,8 +2,9 @@ use std::sync::Arc;
 
 use e2llm_api::v1::coordinator_server::Coordinator;
 use e2llm_api::v1::{
-    CancelJobRequest, GetJobRequest, JobEvent, JobStatus, ListJobsRequest, ListJobsResponse, ReportStatusRequest,
-    ReportStatusResponse, ResumeJobRequest, SubmitJobRequest, SubmitJobResponse, WatchJobRequest,
+    CancelJobRequest, ExpireJobsRequest, ExpireJobsResponse, GetJobRequest, HeldTextsRequest, HeldTextsResponse,
+    JobEvent, JobStatus, ListJobsRequest, ListJobsResponse, ReportStatusRequest, ReportStatusResponse,
+    ResumeJobRequest, SubmitJobRequest, SubmitJobResponse, WatchJobRequest,
 };
 use e2llm_api::{ErrorCode, status};
 use e2llm_runtime::{Clock, Shutdown, SystemClock};
@@ -18,7 +19,7 @@ use crate::journal::Journal;
 use crate::report::{Turns, report};
 use crate::submit::submit;
 use crate::watch::Watch;
-use crate::{CoordinatorError, CoordinatorOptions, LoadJobs};
+use crate::{CoordinatorError, CoordinatorOptions, LoadJobs, retention};
 
 /// Events that may wait for a slow listener.
 const EVENT_QUEUE: usize = 64;
@@ -55,6 +56,7 @@ impl CoordinatorService {
         let engine = Arc::new(Engine::new(Journal::new(store), options, clock, shutdown));
         if load == LoadJobs::Unfinished {
             engine.load_unfinished().await?;
+            tokio::spawn(retention::run(Arc::clone(&engine)));
         }
         Ok(Self { engine, turns: Arc::default() })
     }
@@ -69,6 +71,7 @@ impl std::fmt::Debug for CoordinatorService {
 #[e2llm_runtime::async_trait]
 impl Coordinator for CoordinatorService {
     type WatchJobStream = ReceiverStream<Result<JobEvent, Status>>;
+    type HeldTextsStream = ReceiverStream<Result<HeldTextsResponse, Status>>;
 
     async fn submit_job(
         &self,
@@ -104,8 +107,22 @@ impl Coordinator for CoordinatorService {
         Ok(Response::new(self.engine.cancel(&job).await?))
     }
 
-    async fn resume_job(&self, _: Request<ResumeJobRequest>) -> Result<Response<JobStatus>, Status> {
-        Err(Status::unimplemented("jobs cannot be resumed yet"))
+    async fn resume_job(&self, request: Request<ResumeJobRequest>) -> Result<Response<JobStatus>, Status> {
+        let job = JobId::new(&request.into_inner().job_id)?;
+        Ok(Response::new(self.engine.resume(&job).await?))
+    }
+
+    async fn expire_jobs(&self, request: Request<ExpireJobsRequest>) -> Result<Response<ExpireJobsResponse>, Status> {
+        let retention::Expired { jobs, objects, bytes } =
+            retention::expire(&self.engine, request.into_inner().dry_run).await?;
+        let job_ids = jobs.iter().map(JobId::to_string).collect();
+        Ok(Response::new(ExpireJobsResponse { job_ids, objects, bytes }))
+    }
+
+    async fn held_texts(&self, _: Request<HeldTextsRequest>) -> Result<Response<Self::HeldTextsStream>, Status> {
+        let (hashes, receiver) = mpsc::channel(EVENT_QUEUE);
+        tokio::spawn(retention::send_held_texts(Arc::clone(&self.engine), hashes));
+        Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn report_status(

@@ -13,6 +13,9 @@ use crate::ids::JobId;
 use crate::intake::Intake;
 use crate::page::{LINGER, PageBuilder};
 
+/// Most attempts a job may ask for: more would hide a fault for days.
+const MAX_ATTEMPTS: u32 = 100;
+
 type Result<T> = std::result::Result<T, CoordinatorError>;
 
 /// Plans a job from the stream of its rows. Tasks are ready as soon as their page is written.
@@ -30,7 +33,7 @@ pub(crate) async fn submit(engine: Arc<Engine>, mut stream: Streaming<SubmitJobR
     let spec = check_spec(&job, spec)?;
     let submission = match engine.begin_submission(&job, spec).await? {
         Submitted::Before { rows } => return Ok(SubmitJobResponse { job_id: job.to_string(), rows }),
-        Submitted::Open { planned, kind } => Submission::new(Arc::clone(&engine), job.clone(), kind, planned),
+        Submitted::Open { planned, spec } => Submission::new(Arc::clone(&engine), job.clone(), &spec, planned),
     };
     let planned = submission.run(stream).await;
     engine.end_submission(&job);
@@ -53,6 +56,16 @@ fn check_spec(job: &JobId, spec: JobSpec) -> Result<JobSpec> {
         "" => Collection::default(),
         name => Collection::new(name).map_err(|error| CoordinatorError::BadSpec(error.to_string()))?,
     };
+    let bad = |problem: String| Err(CoordinatorError::BadSpec(problem));
+    if !spec.question.is_empty() && spec.kind() != JobKind::Ask {
+        return bad("a question is only for jobs of the kind ask; leave it out".to_owned());
+    }
+    if !spec.question.is_empty() && spec.question.trim().is_empty() {
+        return bad("its question is blank; write one, or leave it out and let rows carry questions".to_owned());
+    }
+    if spec.max_attempts > MAX_ATTEMPTS {
+        return bad(format!("max_attempts is {}; give at most {MAX_ATTEMPTS}", spec.max_attempts));
+    }
     Ok(JobSpec { collection: collection.into(), job_id: job.to_string(), ..spec })
 }
 
@@ -60,7 +73,6 @@ fn check_spec(job: &JobId, spec: JobSpec) -> Result<JobSpec> {
 struct Submission {
     engine: Arc<Engine>,
     job: JobId,
-    kind: JobKind,
     /// Rows planned by an earlier submission; they are compared and skipped.
     planned: u64,
     next_row: u64,
@@ -69,10 +81,10 @@ struct Submission {
 }
 
 impl Submission {
-    fn new(engine: Arc<Engine>, job: JobId, kind: JobKind, planned: u64) -> Self {
-        let intake = Intake::new(engine.journal.store().clone(), kind);
-        let page = PageBuilder::new(kind, &engine.options);
-        Self { engine, job, kind, planned, next_row: 0, intake, page }
+    fn new(engine: Arc<Engine>, job: JobId, spec: &JobSpec, planned: u64) -> Self {
+        let intake = Intake::new(engine.journal.store().clone(), spec.kind(), !spec.question.is_empty());
+        let page = PageBuilder::new(spec.kind(), &engine.options);
+        Self { engine, job, planned, next_row: 0, intake, page }
     }
 
     async fn run(mut self, mut stream: Streaming<SubmitJobRequest>) -> Result<u64> {
@@ -124,7 +136,7 @@ impl Submission {
             None => {}
         }
         let mut row = self.intake.row(number, given).await?;
-        if row.error.is_none() && self.kind != JobKind::Ask {
+        if row.error.is_none() && self.intake.takes_documents() {
             self.refuse_duplicate(&mut row)?;
         }
         self.page.add(row);

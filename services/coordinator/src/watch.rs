@@ -158,7 +158,9 @@ impl PartCache {
             return Ok(row);
         }
         let mut rows: HashMap<u64, RowResult> = match source {
-            Source::Part(path) => engine.journal.part(path).await?.into_iter().map(|row| (row.number, row)).collect(),
+            Source::Part(name) => {
+                engine.journal.part(job, name).await?.into_iter().map(|row| (row.number, row)).collect()
+            }
             Source::Page(page) => refused_rows(engine, job, *page).await?,
         };
         let missing = || CoordinatorError::Corrupt {

@@ -165,6 +165,8 @@ impl Switch {
 #[e2llm_runtime::async_trait]
 impl coordinator_server::Coordinator for Switch {
     type WatchJobStream = tokio_stream::wrappers::ReceiverStream<Result<JobEvent, tonic::Status>>;
+    type HeldTextsStream =
+        tokio_stream::wrappers::ReceiverStream<Result<e2llm_api::v1::HeldTextsResponse, tonic::Status>>;
 
     async fn report_status(
         &self,
@@ -208,5 +210,17 @@ impl coordinator_server::Coordinator for Switch {
         _: tonic::Request<e2llm_api::v1::ResumeJobRequest>,
     ) -> Result<tonic::Response<JobStatus>, tonic::Status> {
         Err(tonic::Status::unimplemented("reports only"))
+    }
+    async fn expire_jobs(
+        &self,
+        _: tonic::Request<e2llm_api::v1::ExpireJobsRequest>,
+    ) -> Result<tonic::Response<e2llm_api::v1::ExpireJobsResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not here"))
+    }
+    async fn held_texts(
+        &self,
+        _: tonic::Request<e2llm_api::v1::HeldTextsRequest>,
+    ) -> Result<tonic::Response<Self::HeldTextsStream>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not here"))
     }
 }

@@ -73,6 +73,11 @@ impl Answering {
         Self { engine, fingerprint: fingerprint.into(), defaults: Arc::new(defaults), store, index, encoder }
     }
 
+    /// The bundle's fingerprint.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
     /// Answers, handing the text to `emit` as it is written.
     pub(crate) async fn answer(&self, request: &Request, emit: Emit) -> Result<Usage, DecodeError> {
         let begun = Instant::now();

@@ -146,10 +146,9 @@ pub(crate) async fn start(settings: &Settings, needs: Needs, options: Coordinato
             decoder(bundle.clone(), store.clone(), &endpoint, &endpoint),
         )?;
         let ending = Shutdown::new();
-        for task in [
-            worker(&endpoint, Stage::Encode, EncodeTasks::new(pipeline.clone()), &ending),
-            worker(&endpoint, Stage::Decode, DecodeTasks::new(answering.clone()), &ending),
-        ] {
+        for task in
+            [encode_worker(&endpoint, pipeline.clone(), &ending), decode_worker(&endpoint, answering.clone(), &ending)]
+        {
             tasks.push((ending.clone(), task));
         }
         parts.models = Some((pipeline, answering));
@@ -218,14 +217,26 @@ pub(crate) async fn decoder(
     Ok(Answering::new(engine, &fingerprint, defaults, store, index.index(), encoder.encoder()))
 }
 
-/// Runs a worker of `stage` until shutdown.
-pub(crate) fn worker(
+/// Runs an encode worker until shutdown.
+pub(crate) fn encode_worker(coordinator: &Endpoint, pipeline: Pipeline, shutdown: &Shutdown) -> JoinHandle<()> {
+    let fingerprint = pipeline.fingerprint().to_owned();
+    worker(coordinator, Stage::Encode, &fingerprint, EncodeTasks::new(pipeline), shutdown)
+}
+
+/// Runs a decode worker until shutdown.
+pub(crate) fn decode_worker(coordinator: &Endpoint, answering: Answering, shutdown: &Shutdown) -> JoinHandle<()> {
+    let fingerprint = answering.fingerprint().to_owned();
+    worker(coordinator, Stage::Decode, &fingerprint, DecodeTasks::new(answering), shutdown)
+}
+
+fn worker(
     coordinator: &Endpoint,
     stage: Stage,
+    fingerprint: &str,
     handler: impl TaskHandler,
     shutdown: &Shutdown,
 ) -> JoinHandle<()> {
     let name = format!("{}-{}", stage.as_str_name().to_lowercase(), uuid::Uuid::new_v4().simple());
-    let worker = WorkerLoop::new(coordinator.coordinator(), name, stage, SLOTS, handler);
+    let worker = WorkerLoop::new(coordinator.coordinator(), name, stage, SLOTS, handler).with_fingerprint(fingerprint);
     tokio::spawn(worker.run(shutdown.clone()))
 }

@@ -1,10 +1,9 @@
 //! `e2llm serve`: one service, or all four at one address.
 
 use anyhow::{Result, bail};
-use e2llm_api::v1::Stage;
 use e2llm_coordinator::{CoordinatorOptions, CoordinatorService};
-use e2llm_decoder::{DecodeTasks, DecoderService};
-use e2llm_encoder::{EncodeTasks, EncoderService};
+use e2llm_decoder::DecoderService;
+use e2llm_encoder::EncoderService;
 use e2llm_index::{DEFAULT_SHARD, IndexService};
 use e2llm_runtime::{ClientOptions, Endpoint, Listener, ServerBuilder, ServerOptions, ServiceName, Shutdown};
 use e2llm_store::{Store, StoreLock};
@@ -98,7 +97,7 @@ impl Boot<'_> {
         self.add(|server| server.encoder(EncoderService::new(pipeline.clone())));
         probes::encoder(&self.server.health(), &pipeline, &self.shutdown);
         if let Some(coordinator) = coordinator {
-            self.workers.push(local::worker(&coordinator, Stage::Encode, EncodeTasks::new(pipeline), &self.shutdown));
+            self.workers.push(local::encode_worker(&coordinator, pipeline, &self.shutdown));
         }
         Ok(())
     }
@@ -109,7 +108,7 @@ impl Boot<'_> {
         self.add(|server| server.decoder(DecoderService::new(answering.clone())));
         probes::decoder(&self.server.health(), &answering, &self.shutdown);
         if let Some(coordinator) = coordinator {
-            self.workers.push(local::worker(&coordinator, Stage::Decode, DecodeTasks::new(answering), &self.shutdown));
+            self.workers.push(local::decode_worker(&coordinator, answering, &self.shutdown));
         }
         Ok(())
     }

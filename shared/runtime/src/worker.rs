@@ -66,6 +66,7 @@ pub struct WorkerLoop<H> {
     worker_id: String,
     stage: Stage,
     slots: usize,
+    fingerprint: String,
     handler: Arc<H>,
     options: WorkerOptions,
 }
@@ -84,7 +85,14 @@ impl<H: TaskHandler> WorkerLoop<H> {
     ) -> Self {
         let slots = slots.max(1);
         let options = WorkerOptions::default();
-        Self { client, worker_id: worker_id.into(), stage, slots, handler: Arc::new(handler), options }
+        let fingerprint = String::new();
+        Self { client, worker_id: worker_id.into(), stage, slots, fingerprint, handler: Arc::new(handler), options }
+    }
+
+    /// The same worker with a bundle: it gets no tasks of jobs that name another.
+    pub fn with_fingerprint(mut self, fingerprint: &str) -> Self {
+        fingerprint.clone_into(&mut self.fingerprint);
+        self
     }
 
     /// The same worker with other times.
@@ -202,6 +210,7 @@ impl<H: TaskHandler> Run<H> {
             worker_id: self.worker.worker_id.clone(),
             stage: self.worker.stage.into(),
             slots: u32::try_from(wanted).unwrap_or(u32::MAX),
+            fingerprint: self.worker.fingerprint.clone(),
             ..self.bench.report()
         };
         self.next_report = now + self.heartbeat;

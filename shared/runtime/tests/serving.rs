@@ -46,6 +46,7 @@ impl Jobs {
 #[e2llm_runtime::async_trait]
 impl Coordinator for Jobs {
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<JobEvent, Status>> + Send>>;
+    type HeldTextsStream = Pin<Box<dyn Stream<Item = Result<e2llm_api::v1::HeldTextsResponse, Status>> + Send>>;
 
     async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<JobStatus>, Status> {
         let job_id = request.into_inner().job_id;
@@ -76,6 +77,18 @@ impl Coordinator for Jobs {
     }
     async fn resume_job(&self, _: Request<e2llm_api::v1::ResumeJobRequest>) -> Result<Response<JobStatus>, Status> {
         Err(Status::unimplemented("not here"))
+    }
+    async fn expire_jobs(
+        &self,
+        _: tonic::Request<e2llm_api::v1::ExpireJobsRequest>,
+    ) -> Result<tonic::Response<e2llm_api::v1::ExpireJobsResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not here"))
+    }
+    async fn held_texts(
+        &self,
+        _: tonic::Request<e2llm_api::v1::HeldTextsRequest>,
+    ) -> Result<tonic::Response<Self::HeldTextsStream>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not here"))
     }
     async fn report_status(&self, _: Request<ReportStatusRequest>) -> Result<Response<ReportStatusResponse>, Status> {
         Err(Status::unimplemented("not here"))

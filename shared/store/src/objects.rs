@@ -138,6 +138,19 @@ impl Store {
             .boxed()
     }
 
+    /// The names of the folders in a folder, sorted; one listing however much they hold.
+    pub async fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let listed = self.inner.backend.objects.list_with_delimiter(Some(&folder(prefix)?)).await;
+        let listed = listed.map_err(|error| StoreError::from_object_store(prefix, error))?;
+        let mut names: Vec<String> = listed
+            .common_prefixes
+            .iter()
+            .filter_map(|path| Some(path.parts().next_back()?.as_ref().to_owned()))
+            .collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
     /// Deletes the object if it exists.
     pub async fn delete(&self, path: &str) -> Result<()> {
         match self.inner.backend.objects.delete(&location(path)?).await {

@@ -1,0 +1,62 @@
+use std::collections::HashMap;
+
+use e2llm_api::v1::Row;
+
+/// What planning needs to know of rows planned before.
+#[derive(Debug, Default)]
+pub(crate) struct Planning {
+    /// Pages so far.
+    pub(crate) pages: u32,
+    /// Someone is submitting rows.
+    pub(crate) is_submitting: bool,
+    /// One digest per planned row, to recognise rows that are submitted again.
+    digests: Vec<u64>,
+    /// Document ids seen, by hash, with the number of their row.
+    ids: HashMap<u128, u64>,
+}
+
+impl Planning {
+    /// Takes note of the rows of a page.
+    pub(crate) fn add(&mut self, rows: &[Row]) {
+        self.pages += 1;
+        for row in rows {
+            self.digests.push(digest(row));
+            if row.error.is_none() {
+                self.ids.entry(id_hash(&row.id)).or_insert(row.number);
+            }
+        }
+    }
+
+    /// Whether the row planned under this number is the same as `row`; `None` if none is planned yet.
+    pub(crate) fn is_same(&self, row: &Row) -> Option<bool> {
+        let planned = self.digests.get(usize::try_from(row.number).ok()?)?;
+        Some(*planned == digest(row))
+    }
+
+    /// Takes a document id for a row, unless another row has it: then its number.
+    pub(crate) fn claim_id(&mut self, id: &str, number: u64) -> Result<(), u64> {
+        match *self.ids.entry(id_hash(id)).or_insert(number) {
+            holder if holder == number => Ok(()),
+            holder => Err(holder),
+        }
+    }
+}
+
+/// Recognises a row that is submitted again. Texts are not compared: they are not read twice.
+fn digest(row: &Row) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for field in [&row.id, &row.question].into_iter().chain(&row.doc_ids) {
+        hasher.update(&(field.len() as u64).to_le_bytes()).update(field.as_bytes());
+    }
+    (first_u128(&hasher.finalize()) >> 64) as u64
+}
+
+fn id_hash(id: &str) -> u128 {
+    first_u128(&blake3::hash(id.as_bytes()))
+}
+
+fn first_u128(hash: &blake3::Hash) -> u128 {
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash.as_bytes()[..16]);
+    u128::from_be_bytes(half)
+}
