@@ -117,7 +117,7 @@ async fn status_of(client: &Client) -> Result<(), Failure> {
 }
 
 async fn list(client: &Client) -> Result<(), Failure> {
-    client.clone().list_jobs(ListJobsRequest {}).await?;
+    client.clone().list_jobs(ListJobsRequest::default()).await?;
     Ok(())
 }
 

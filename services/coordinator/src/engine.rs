@@ -145,9 +145,10 @@ impl Engine {
         self.with_job(id, |job| job.status())
     }
 
-    /// The counts of all jobs. A damaged one is left out and logged.
-    pub(crate) async fn list(&self) -> Result<Vec<JobStatus>> {
-        let all = self.journal.jobs().await?;
+    /// The counts of all jobs whose ids begin with `prefix`. A damaged one is left out and logged.
+    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<JobStatus>> {
+        let mut all = self.journal.jobs().await?;
+        all.retain(|job| job.as_str().starts_with(prefix));
         let mut jobs = Vec::with_capacity(all.len());
         let statuses = stream::iter(all).map(|job| async move { (self.status(&job).await, job) });
         let mut statuses = statuses.buffered(PARALLEL_JOBS);

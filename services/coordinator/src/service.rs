@@ -88,8 +88,9 @@ impl Coordinator for CoordinatorService {
         Ok(Response::new(self.engine.status(&job).await?))
     }
 
-    async fn list_jobs(&self, _: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
-        Ok(Response::new(ListJobsResponse { jobs: self.engine.list().await? }))
+    async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
+        let jobs = self.engine.list(&request.into_inner().id_prefix).await?;
+        Ok(Response::new(ListJobsResponse { jobs }))
     }
 
     async fn watch_job(&self, request: Request<WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {

@@ -181,7 +181,7 @@ async fn the_same_key_is_the_same_job() {
     assert_eq!(cluster.watch("job").await.finish().await.0.len(), 2);
     let other = cluster.submit(spec(JobKind::Summarize, "job"), vec![]).await.unwrap_err();
     assert!(other.message().contains("another kind"), "{other}");
-    let jobs = cluster.client().list_jobs(ListJobsRequest {}).await.unwrap().into_inner().jobs;
+    let jobs = cluster.client().list_jobs(ListJobsRequest::default()).await.unwrap().into_inner().jobs;
     assert_eq!(jobs.len(), 1);
 }
 
@@ -220,7 +220,7 @@ async fn a_job_can_go_without_a_key_but_then_a_broken_submission_is_cancelled() 
     assert!(!named.job_id.is_empty());
     let broken = vec![bare("a"), Part::Spec(spec(JobKind::Encode, ""))];
     assert!(cluster.submit(spec(JobKind::Encode, ""), broken).await.is_err());
-    let jobs = cluster.client().list_jobs(ListJobsRequest {}).await.unwrap().into_inner().jobs;
+    let jobs = cluster.client().list_jobs(ListJobsRequest::default()).await.unwrap().into_inner().jobs;
     let states: Vec<_> = jobs.iter().map(|job| job.state.as_str()).collect();
     assert_eq!(states, ["succeeded", "cancelled"]);
 }

@@ -190,7 +190,7 @@ async fn a_job_is_deleted_with_its_results_when_its_retention_is_over() {
     let dry = expire(&cluster, true).await;
     assert_eq!(dry.job_ids, ["gone", "short"]);
     assert_eq!(expire(&cluster, false).await, dry, "a dry run tells what the real one does");
-    let left = cluster.client().list_jobs(ListJobsRequest {}).await.unwrap().into_inner().jobs;
+    let left = cluster.client().list_jobs(ListJobsRequest::default()).await.unwrap().into_inner().jobs;
     assert_eq!(left.iter().map(|job| job.job_id.as_str()).collect::<Vec<_>>(), ["long", "open"]);
     assert!(cluster.store.list("jobs/short").await.unwrap().is_empty());
     let missing = cluster.client().get_job(GetJobRequest { job_id: "short".into() }).await.unwrap_err();

@@ -1,5 +1,6 @@
 //! The command line as types: what can be typed, what it means, which environment variable stands in for it.
 
+mod jobs;
 mod options;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use e2llm_api::{Collection, DocId};
 
 use crate::train_cmd::TrainArgs;
+pub(crate) use jobs::JobsCommand;
 pub(crate) use options::{ContextArgs, GenerateArgs, OutputArgs};
 
 /// Reads long documents once, keeps each as a small soft prompt, then answers and summarises from it.
@@ -73,7 +75,7 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Check the store against the index
     Doctor(DoctorArgs),
-    /// List, show or cancel bulk jobs
+    /// List, watch, cancel or resume bulk jobs, and fetch their results
     #[command(subcommand)]
     Jobs(JobsCommand),
 }
@@ -267,28 +269,6 @@ pub(crate) struct DoctorArgs {
     /// Encode documents again whose stored objects are damaged or missing
     #[arg(long)]
     pub(crate) repair: bool,
-}
-
-/// `e2llm jobs …`
-#[derive(Debug, Subcommand)]
-pub(crate) enum JobsCommand {
-    /// List jobs, newest last
-    List,
-    /// Show a job's progress
-    Show {
-        #[arg(value_name = "JOB")]
-        job: String,
-        /// Print its results too, waiting until it ends
-        #[arg(long)]
-        results: bool,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Cancel a job; what it has finished stays
-    Cancel {
-        #[arg(value_name = "JOB")]
-        job: String,
-    },
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::failure::{self, Interrupted};
 use crate::input::Part;
 use crate::local::Services;
 use crate::view::View;
-use watch::Watch;
+use watch::{Wanted, Watch};
 
 /// How long the farewell to a job may take.
 const CANCEL_DEADLINE: Duration = Duration::from_secs(5);
@@ -119,6 +119,11 @@ pub(crate) enum End {
     Cancelled,
 }
 
+/// The progress of a job that was submitted before, without its rows. Dropping it leaves the job as it is.
+pub(crate) fn progress_of(services: &Services, job_id: &str) -> Watch {
+    Watch::start(services, job_id, Wanted::Progress)
+}
+
 /// Shows a job that was submitted before, until it ends.
 pub(crate) async fn watch(services: &Services, job_id: &str, view: &mut View, shutdown: &Shutdown) -> Result<End> {
     follow(services, job_id, None, view, shutdown).await
@@ -133,7 +138,8 @@ async fn follow(
     view: &mut View,
     shutdown: &Shutdown,
 ) -> Result<End> {
-    let mut events = Watch::start(services, job_id, submission.is_some());
+    let wanted = if submission.is_some() { Wanted::RowsOfNewJob } else { Wanted::Rows };
+    let mut events = Watch::start(services, job_id, wanted);
     let mut ticker = interval(Duration::from_secs(1));
     let mut expected = None;
     let mut state = String::new();

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
-use e2llm_api::v1::JobStatus;
+use e2llm_api::v1::{JobKind, JobStatus};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::warn_line;
@@ -105,6 +105,8 @@ struct Meter {
     latest: JobStatus,
     /// Rows in all, once known.
     total: Option<u64>,
+    /// Time and rows done at the first look: a job that goes on had done them before.
+    first: Option<(Duration, u64)>,
     /// Counts of the last [`RATE_WINDOW`], oldest first.
     samples: VecDeque<Sample>,
 }
@@ -120,6 +122,7 @@ impl Meter {
     fn push(&mut self, at: Duration, status: &JobStatus) {
         let sample = Sample { at, read: status.source_tokens, written: status.generated_tokens };
         self.samples.push_back(sample);
+        self.first.get_or_insert((at, status.rows_done));
         while self.samples.get(1).is_some_and(|next| at.saturating_sub(next.at) >= RATE_WINDOW) {
             self.samples.pop_front();
         }
@@ -133,7 +136,7 @@ impl Meter {
         if seconds < 0.5 { 0.0 } else { of(last).saturating_sub(of(first)) as f64 / seconds }
     }
 
-    /// Such as `12/49 documents, 5,200 tokens/s read, 31 tokens/s written, 1 min 20 s left, 1 error`.
+    /// Such as `12/49 documents, 30 encoded, 5,200 tokens/s read, 31 tokens/s written, 1 min 20 s left, 1 error`.
     fn line(&self, now: Duration) -> String {
         let status = &self.latest;
         let total = match self.total {
@@ -141,6 +144,9 @@ impl Meter {
             None => format!("{}+", count(status.rows)),
         };
         let mut line = format!("{}/{total} documents", count(status.rows_done));
+        if status.kind() != JobKind::Encode && status.rows_encoded > 0 {
+            line.push_str(&format!(", {} encoded", count(status.rows_encoded)));
+        }
         for (rate, name) in [(self.rate(now, |s| s.read), "read"), (self.rate(now, |s| s.written), "written")] {
             if rate >= 0.5 {
                 line.push_str(&format!(", {} tokens/s {name}", count(rate.round() as u64)));
@@ -157,11 +163,12 @@ impl Meter {
         line
     }
 
-    /// By the mean rate since the start, for documents differ in length.
+    /// By the mean rate since the first look, for documents differ in length.
     fn seconds_left(&self, now: Duration) -> Option<u64> {
-        let done = self.latest.rows_done;
-        let left = self.total?.checked_sub(done).filter(|left| *left > 0)?;
-        (done > 0).then(|| (now.as_secs_f64() * left as f64 / done as f64).ceil() as u64)
+        let left = self.total?.checked_sub(self.latest.rows_done).filter(|left| *left > 0)?;
+        let (since, before) = self.first?;
+        let done = self.latest.rows_done.checked_sub(before).filter(|done| *done > 0)?;
+        Some((now.saturating_sub(since).as_secs_f64() * left as f64 / done as f64).ceil() as u64)
     }
 }
 
@@ -184,6 +191,23 @@ mod tests {
         meter.push(seconds(10), &JobStatus { rows_failed: 1, ..status(40, 10, 52_000, 310) });
         let line = meter.line(seconds(10));
         assert_eq!(line, "10/40 documents, 5,200 tokens/s read, 31 tokens/s written, 30 s left, 1 error");
+    }
+
+    #[test]
+    fn each_stage_of_a_summary_job_is_counted() {
+        let mut meter = Meter { total: Some(49), ..Default::default() };
+        let kind = JobKind::Summarize.into();
+        meter.push(seconds(0), &JobStatus { kind, rows_encoded: 30, ..status(49, 12, 0, 0) });
+        assert_eq!(meter.line(seconds(0)), "12/49 documents, 30 encoded");
+    }
+
+    #[test]
+    fn what_was_done_before_a_job_went_on_does_not_shorten_the_estimate() {
+        let mut meter = Meter { total: Some(100), ..Default::default() };
+        meter.push(seconds(1), &status(100, 80, 0, 0));
+        assert_eq!(meter.seconds_left(seconds(1)), None);
+        meter.push(seconds(11), &status(100, 90, 0, 0));
+        assert_eq!(meter.seconds_left(seconds(11)), Some(10));
     }
 
     #[test]

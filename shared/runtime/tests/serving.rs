@@ -128,7 +128,7 @@ async fn serves_calls(running: Running) {
     assert_eq!(client.get_job(job("known")).await.unwrap().into_inner().job_id, "known");
     let missing = client.get_job(job("nope")).await.unwrap_err();
     assert_eq!((code_of(&missing), missing.message()), (ErrorCode::NotFound, "no job \"nope\""));
-    let large = client.list_jobs(ListJobsRequest {}).await.unwrap().into_inner();
+    let large = client.list_jobs(ListJobsRequest::default()).await.unwrap().into_inner();
     assert_eq!(large.jobs[0].job_id.len(), 12 << 20, "messages above tonic's default of 4 MiB pass");
     running.shutdown.request();
     running.served.await.unwrap().unwrap();

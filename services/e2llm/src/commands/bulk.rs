@@ -52,10 +52,10 @@ pub(super) async fn run(
 fn how_to_go_on(kind: JobKind, job_id: &str, rows: u64) -> Interrupted {
     let again = "run the same command again to go on";
     let hint = match kind {
-        JobKind::Ask => format!("{again}; the {rows} answers so far: e2llm jobs show {job_id} --results"),
+        JobKind::Ask => format!("{again}; the {rows} answers so far: e2llm jobs result {job_id}"),
         JobKind::Summarize => format!(
             "{again}, what is encoded is not encoded again; the {rows} summaries so far: \
-             e2llm jobs show {job_id} --results"
+             e2llm jobs result {job_id}"
         ),
         JobKind::Encode | JobKind::Unspecified => format!("{again}, what is encoded is not encoded again"),
     };

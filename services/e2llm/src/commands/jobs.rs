@@ -2,69 +2,152 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
-use e2llm_api::v1::{CancelJobRequest, GetJobRequest, JobKind, JobStatus, ListJobsRequest};
+use anyhow::{Result, bail};
+use e2llm_api::v1::coordinator_client::CoordinatorClient;
+use e2llm_api::v1::{
+    CancelJobRequest, GetJobRequest, JobKind, JobStatus, ListJobsRequest, ResumeJobRequest, job_event::Event,
+};
 use e2llm_runtime::{RetryPolicy, retry};
 use serde_json::{Value, json};
+use tonic::transport::Channel;
+use tonic::{Response, Status};
 
 use crate::app::App;
 use crate::cli::{JobsCommand, OutputArgs};
-use crate::failure::of_call;
+use crate::failure::{Interrupted, of_call};
 use crate::job;
 use crate::local::{Needs, Services};
 use crate::output::{self, Output};
-use crate::render::{clean, count};
+use crate::progress::Progress;
+use crate::render::{clean, count, duration};
 use crate::view::View;
 
 pub(crate) async fn run(app: &App, command: JobsCommand) -> Result<ExitCode> {
     let services = app.services(needs(&command)).await?;
-    let result = match command {
-        JobsCommand::Show { job, results: true, output } => results(app, &services, &job, &output).await,
-        command => app.interruptible(call(app, &services, command)).await.and_then(|result| result),
-    };
+    let jobs = Jobs { app, services: &services };
+    let result = jobs.run(command).await;
     services.stop().await;
     result
 }
 
-/// Results are waited for, so somebody has to work on them.
+/// What is waited for needs somebody to work on it.
 fn needs(command: &JobsCommand) -> Needs {
-    if matches!(command, JobsCommand::Show { results: true, .. }) { Needs::Models } else { Needs::Records }
-}
-
-async fn call(app: &App, services: &Services, command: JobsCommand) -> Result<ExitCode> {
-    let client = services.coordinator();
-    let (policy, address) = (RetryPolicy::default(), services.address());
-    let statuses = match command {
-        JobsCommand::List => {
-            let list = async || client.clone().list_jobs(ListJobsRequest {}).await;
-            retry(&policy, "Coordinator.ListJobs", address, list).await.map_err(of_call)?.into_inner().jobs
-        }
-        JobsCommand::Show { job: job_id, .. } => {
-            let get = async || client.clone().get_job(GetJobRequest { job_id: job_id.clone() }).await;
-            vec![retry(&policy, "Coordinator.GetJob", address, get).await.map_err(of_call)?.into_inner()]
-        }
-        JobsCommand::Cancel { job: job_id } => {
-            let cancel = async || client.clone().cancel_job(CancelJobRequest { job_id: job_id.clone() }).await;
-            vec![retry(&policy, "Coordinator.CancelJob", address, cancel).await.map_err(of_call)?.into_inner()]
-        }
-    };
-    for status in &statuses {
-        output::print_line(&if app.settings.json { status_json(status).to_string() } else { status_text(status) })?;
+    match command {
+        JobsCommand::Watch { .. } | JobsCommand::Result { .. } | JobsCommand::Resume { .. } => Needs::Models,
+        JobsCommand::List | JobsCommand::Show { .. } | JobsCommand::Cancel { .. } => Needs::Records,
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-async fn results(app: &App, services: &Services, job_id: &str, output: &OutputArgs) -> Result<ExitCode> {
-    let request = GetJobRequest { job_id: job_id.to_owned() };
-    let get = async || services.coordinator().get_job(request.clone()).await;
-    let status = retry(&RetryPolicy::default(), "Coordinator.GetJob", services.address(), get)
-        .await
-        .map_err(of_call)?
-        .into_inner();
-    let mut view = View::new(status.kind(), Output::open(output, app.settings.json)?, app.settings.quiet);
-    // A cancelled job has results too: what it finished.
-    job::watch(services, job_id, &mut view, &app.shutdown).await?;
-    view.finish(app.settings.quiet)
+/// The commands.
+struct Jobs<'a> {
+    app: &'a App,
+    services: &'a Services,
+}
+
+impl Jobs<'_> {
+    async fn run(&self, command: JobsCommand) -> Result<ExitCode> {
+        match command {
+            JobsCommand::List => self.app.interruptible(self.list()).await?,
+            JobsCommand::Show { job } => self.app.interruptible(self.show(&job)).await?,
+            JobsCommand::Watch { job } => self.watch(&job).await,
+            JobsCommand::Result { job, output } => self.result(&job, &output).await,
+            JobsCommand::Cancel { job } => {
+                let cancel = async |mut client: CoordinatorClient<Channel>, job_id: String| {
+                    client.cancel_job(CancelJobRequest { job_id }).await
+                };
+                self.print(&self.call("Coordinator.CancelJob", &job, cancel).await?)
+            }
+            JobsCommand::Resume { job } => self.resume(&job).await,
+        }
+    }
+
+    async fn list(&self) -> Result<ExitCode> {
+        let list = async || self.services.coordinator().list_jobs(ListJobsRequest::default()).await;
+        let policy = RetryPolicy::default();
+        let listed = retry(&policy, "Coordinator.ListJobs", self.services.address(), list).await.map_err(of_call)?;
+        for status in &listed.into_inner().jobs {
+            self.print(status)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn show(&self, job: &str) -> Result<ExitCode> {
+        self.print(&self.status(job).await?)
+    }
+
+    async fn status(&self, job: &str) -> Result<JobStatus> {
+        let get = async |mut client: CoordinatorClient<Channel>, job_id: String| {
+            client.get_job(GetJobRequest { job_id }).await
+        };
+        self.call("Coordinator.GetJob", job, get).await
+    }
+
+    async fn resume(&self, job: &str) -> Result<ExitCode> {
+        let resume = async |mut client: CoordinatorClient<Channel>, job_id: String| {
+            client.resume_job(ResumeJobRequest { job_id }).await
+        };
+        let status = self.call("Coordinator.ResumeJob", job, resume).await?;
+        if status.state == "planning" {
+            bail!("job {job} was interrupted before all its rows were read; repeat the command that submitted it");
+        }
+        if self.app.settings.server.is_some() { self.print(&status) } else { self.watch(job).await }
+    }
+
+    /// Shows a job's progress until it ends. Leaving early leaves the job as it is.
+    async fn watch(&self, job: &str) -> Result<ExitCode> {
+        let mut last = self.status(job).await?;
+        let mut progress = Progress::start(kind_name(last.kind()), self.app.settings.quiet || self.app.settings.json);
+        let mut events = job::progress_of(self.services, job);
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event?,
+                () = self.app.shutdown.requested() => return Err(Interrupted::default().into()),
+            };
+            let Some(event) = event else { break };
+            let Event::Status(status) = event else { continue };
+            if status.state != "planning" {
+                progress.all_rows_are_known(status.rows);
+            }
+            progress.update(&status);
+            if self.app.settings.json {
+                self.print(&status)?;
+            }
+            last = status;
+        }
+        drop(progress);
+        if !self.app.settings.json {
+            self.print(&last)?;
+        }
+        let is_whole = last.state == "succeeded" && last.rows_failed == 0;
+        Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    async fn result(&self, job: &str, output: &OutputArgs) -> Result<ExitCode> {
+        let (settings, status) = (&self.app.settings, self.status(job).await?);
+        let mut view = View::new(status.kind(), Output::open(output, settings.json)?, settings.quiet);
+        // A cancelled job has results too: what it finished.
+        job::watch(self.services, job, &mut view, &self.app.shutdown).await?;
+        view.finish(settings.quiet)
+    }
+
+    /// One call about a job, tried again while it may pass.
+    async fn call(
+        &self,
+        name: &'static str,
+        job: &str,
+        call: impl AsyncFn(CoordinatorClient<Channel>, String) -> Result<Response<JobStatus>, Status>,
+    ) -> Result<JobStatus> {
+        let attempt = async || call(self.services.coordinator(), job.to_owned()).await;
+        let policy = RetryPolicy::default();
+        let answer = retry(&policy, name, self.services.address(), attempt).await.map_err(of_call)?;
+        Ok(answer.into_inner())
+    }
+
+    fn print(&self, status: &JobStatus) -> Result<ExitCode> {
+        let json = self.app.settings.json;
+        output::print_line(&if json { status_json(status).to_string() } else { status_text(status) })?;
+        Ok(ExitCode::SUCCESS)
+    }
 }
 
 fn kind_name(kind: JobKind) -> &'static str {
@@ -78,14 +161,23 @@ fn kind_name(kind: JobKind) -> &'static str {
 
 fn status_json(status: &JobStatus) -> Value {
     json!({
-        "job_id": status.job_id, "kind": kind_name(status.kind()), "state": status.state, "rows": status.rows,
+        "job_id": status.job_id, "kind": kind_name(status.kind()), "state": status.state,
+        "collection": status.collection, "priority": status.priority, "rows": status.rows,
         "rows_encoded": status.rows_encoded, "rows_done": status.rows_done, "rows_failed": status.rows_failed,
         "source_tokens": status.source_tokens, "generated_tokens": status.generated_tokens,
+        "tasks_open": status.tasks_open, "tasks_running": status.tasks_running, "retries": status.retries,
+        "encode_busy_s": seconds(status.encode_busy_us), "decode_busy_s": seconds(status.decode_busy_us),
+        "created_unix_ms": status.created_unix_ms, "ended_unix_ms": status.ended_unix_ms,
+        "expires_unix_ms": status.expires_unix_ms,
     })
 }
 
+fn seconds(microseconds: u64) -> f64 {
+    microseconds as f64 / 1e6
+}
+
 fn status_text(status: &JobStatus) -> String {
-    format!(
+    let mut text = format!(
         "{}  {:<9}  {:<9}  {} of {} rows done, {} failed",
         clean(&status.job_id),
         kind_name(status.kind()),
@@ -93,7 +185,14 @@ fn status_text(status: &JobStatus) -> String {
         count(status.rows_done),
         count(status.rows),
         count(status.rows_failed)
-    )
+    );
+    if status.retries > 0 {
+        text += &format!(", {} tried again", count(status.retries));
+    }
+    if let Some(took) = status.ended_unix_ms.checked_sub(status.created_unix_ms) {
+        text += &format!(", in {}", duration(took / 1000));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -109,9 +208,12 @@ mod tests {
             rows: 1200,
             rows_done: 7,
             rows_failed: 1,
+            created_unix_ms: 1000,
             ..Default::default()
         };
         assert_eq!(status_text(&status), "j1  summarize  running    7 of 1,200 rows done, 1 failed");
         assert_eq!(status_json(&status)["kind"], "summarize");
+        let ended = JobStatus { ended_unix_ms: 9500, retries: 2, ..status };
+        assert!(status_text(&ended).ends_with("1 failed, 2 tried again, in 8 s"), "{}", status_text(&ended));
     }
 }

@@ -22,21 +22,33 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const QUEUE: usize = 64;
 
 /// The events of a job. Dropping it ends the watch, not the job.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     events: mpsc::Receiver<Result<Event>>,
     /// Its one task ends with this.
     _task: JoinSet<()>,
 }
 
+/// What is watched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Status events alone.
+    Progress,
+    /// Rows too.
+    Rows,
+    /// Rows too, of a job that the coordinator may not know yet.
+    RowsOfNewJob,
+}
+
 impl Watch {
-    /// Watches on a task of its own. `is_new` says that the coordinator may not know the job yet.
-    pub(super) fn start(services: &Services, job_id: &str, is_new: bool) -> Self {
+    /// Watches on a task of its own.
+    pub(super) fn start(services: &Services, job_id: &str, wanted: Wanted) -> Self {
         let (sender, events) = mpsc::channel(QUEUE);
         let watcher = Watcher {
             client: services.coordinator(),
             job_id: job_id.to_owned(),
             address: services.address().to_owned(),
-            is_new,
+            is_new: wanted == Wanted::RowsOfNewJob,
+            results: wanted != Wanted::Progress,
             progress: Progress::default(),
             failures: 0,
             last_success: Instant::now(),
@@ -47,7 +59,7 @@ impl Watch {
     }
 
     /// The next event; `None` once the job has ended. Dropping the future loses no event.
-    pub(super) async fn next(&mut self) -> Result<Option<Event>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Event>> {
         self.events.recv().await.transpose()
     }
 }
@@ -57,6 +69,7 @@ struct Watcher {
     job_id: String,
     address: String,
     is_new: bool,
+    results: bool,
     progress: Progress,
     failures: u32,
     last_success: Instant,
@@ -77,7 +90,7 @@ impl Watcher {
 
     /// Passes events on until the job has ended or nobody listens.
     async fn follow(&mut self, sender: &mpsc::Sender<Result<Event>>) -> Result<(), Status> {
-        let request = WatchJobRequest { job_id: self.job_id.clone(), results: true };
+        let request = WatchJobRequest { job_id: self.job_id.clone(), results: self.results };
         let mut events: Streaming<JobEvent> = self.client.watch_job(request).await?.into_inner();
         while let Some(event) = events.message().await? {
             (self.is_new, self.failures, self.last_success) = (false, 0, Instant::now());
