@@ -3,7 +3,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use e2llm_api::v1::index_client::IndexClient;
 use e2llm_api::v1::{CommitRequest, DocKey, DocRecord, GetRequest, Segment};
-use e2llm_api::{Collection, DocId, ErrorCode};
+use e2llm_api::{Collection, DocId, ErrorCode, Metadata};
 use e2llm_model::chunk::Chunk;
 use e2llm_model::{DocumentEncoder, EncodedChunk, unit};
 use e2llm_runtime::{RetryPolicy, retry};
@@ -37,14 +37,17 @@ pub struct Document {
     pub doc_id: DocId,
     /// blake3 of its text, hex.
     pub text_hash: String,
+    /// What to know of it from now on; `None` leaves what its record under this bundle says.
+    pub metadata: Option<Metadata>,
 }
 
 /// A document's record, and whether anything had to be done for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoded {
-    /// What the index holds now.
+    /// What the index holds now, but for a summary.
     pub record: DocRecord,
-    /// Same text, bundle and ratio as before: nothing was encoded.
+    /// Nothing was written: same text, bundle, ratio and metadata as before. A document of which only the metadata
+    /// differ is committed anew, so not unchanged, though nothing of it is encoded again.
     pub unchanged: bool,
 }
 
@@ -88,8 +91,13 @@ impl Pipeline {
 
     /// Encodes a document unless the index already has it, and commits its record.
     pub async fn encode(&self, document: &Document) -> Result<Encoded, EncodeError> {
-        if let Some(record) = self.known(document).await? {
-            return Ok(Encoded { record, unchanged: true });
+        let earlier = self.earlier(document).await?;
+        let metadata = metadata(document, earlier.as_ref());
+        if let Some(record) = self.reusable(document, earlier).await? {
+            if record.metadata == metadata {
+                return Ok(Encoded { record, unchanged: true });
+            }
+            return self.commit(DocRecord { metadata, ..record }).await;
         }
         let text: Arc<str> = self.store.get_text(&document.text_hash).await?.into();
         let mut totals = Totals::default();
@@ -102,12 +110,11 @@ impl Pipeline {
             return Err(EncodeError::Empty { doc_id: document.doc_id.to_string() });
         }
         let record = self.record(document, &text, totals);
-        let manifest = self.commit(record.clone()).await?;
-        Ok(Encoded { record: DocRecord { version: manifest, ..record }, unchanged: false })
+        self.commit(DocRecord { metadata, ..record }).await
     }
 
-    /// The record in the index, when it was made from the same text.
-    async fn known(&self, document: &Document) -> Result<Option<DocRecord>, EncodeError> {
+    /// The record that the index has under this bundle, without its summary, which the index keeps by itself.
+    async fn earlier(&self, document: &Document) -> Result<Option<DocRecord>, EncodeError> {
         let key = DocKey {
             collection: document.collection.to_string(),
             doc_id: document.doc_id.to_string(),
@@ -119,12 +126,20 @@ impl Pipeline {
             let (mut index, request) = (self.index.clone(), request.clone());
             async move { index.get(request).await }
         });
-        let record = match found.await {
-            Ok(response) => response.into_inner().record.filter(|r| r.text_hash == document.text_hash),
-            Err(error) if error.code() == ErrorCode::NotFound => None,
-            Err(error) => return Err(error.into()),
-        };
-        let Some(record) = record else { return Ok(None) };
+        match found.await {
+            Ok(response) => Ok(response.into_inner().record.map(|record| DocRecord { summary: None, ..record })),
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The earlier record, when it was made from the same text and its soft prompts are there.
+    async fn reusable(
+        &self,
+        document: &Document,
+        earlier: Option<DocRecord>,
+    ) -> Result<Option<DocRecord>, EncodeError> {
+        let Some(record) = earlier.filter(|record| record.text_hash == document.text_hash) else { return Ok(None) };
         Ok(self.is_stored(&record).await?.then_some(record))
     }
 
@@ -139,14 +154,15 @@ impl Pipeline {
         Ok(true)
     }
 
-    async fn commit(&self, record: DocRecord) -> Result<u64, EncodeError> {
-        let request = CommitRequest { records: vec![record] };
+    async fn commit(&self, record: DocRecord) -> Result<Encoded, EncodeError> {
+        let request = CommitRequest { records: vec![record.clone()] };
         let policy = RetryPolicy::default();
         let committed = retry(&policy, "Index.Commit", "the index", || {
             let (mut index, request) = (self.index.clone(), request.clone());
             async move { index.commit(request).await }
         });
-        Ok(committed.await?.into_inner().manifest)
+        let version = committed.await?.into_inner().manifest;
+        Ok(Encoded { record: DocRecord { version, ..record }, unchanged: false })
     }
 
     /// The chunks of the next segment, from byte `start` on.
@@ -253,6 +269,15 @@ impl Pipeline {
         let stopped = |e: &dyn std::fmt::Display| EncodeError::Stopped(e.to_string());
         let _turn = self.compute.acquire().await.map_err(|e| stopped(&e))?;
         tokio::task::spawn_blocking(work).await.map_err(|e| stopped(&e))?
+    }
+}
+
+/// The metadata of the record to come, as records hold it.
+fn metadata(document: &Document, earlier: Option<&DocRecord>) -> String {
+    match (&document.metadata, earlier) {
+        (None, earlier) => earlier.map(|record| record.metadata.clone()).unwrap_or_default(),
+        (Some(new), Some(record)) if Metadata::parse(&record.metadata).as_ref() == Ok(new) => record.metadata.clone(),
+        (Some(new), _) => new.to_string(),
     }
 }
 
