@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use e2llm_api::v1::index_client::IndexClient;
 use e2llm_api::v1::{CommitRequest, DocKey, DocRecord, GetRequest, Segment};
@@ -13,9 +13,12 @@ use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 
 use crate::error::EncodeError;
+use crate::patience::Wait;
 
 /// Chunks encoded between two looks at whether anyone still waits.
 const BATCH_CHUNKS: usize = 256;
+/// How long a full store or index is waited for, unless said otherwise.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Encodes documents of the store and commits their records. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,6 +29,7 @@ pub struct Pipeline {
     index: IndexClient<Channel>,
     /// One document computes at a time: its products already use every core.
     compute: Arc<Semaphore>,
+    patience: Duration,
 }
 
 /// A document to encode; its text is in the store.
@@ -62,7 +66,14 @@ struct Totals {
 impl Pipeline {
     /// `fingerprint` is the bundle's.
     pub fn new(encoder: Arc<DocumentEncoder>, fingerprint: &str, store: Store, index: IndexClient<Channel>) -> Self {
-        Self { encoder, fingerprint: fingerprint.into(), store, index, compute: Arc::new(Semaphore::new(1)) }
+        let (fingerprint, compute) = (fingerprint.into(), Arc::new(Semaphore::new(1)));
+        Self { encoder, fingerprint, store, index, compute, patience: PATIENCE }
+    }
+
+    /// How long what is encoded waits for a full disk or quota before the document fails. Default: 60 s.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The store documents are read from and written to.
@@ -157,11 +168,17 @@ impl Pipeline {
     async fn commit(&self, record: DocRecord) -> Result<Encoded, EncodeError> {
         let request = CommitRequest { records: vec![record.clone()] };
         let policy = RetryPolicy::default();
-        let committed = retry(&policy, "Index.Commit", "the index", || {
-            let (mut index, request) = (self.index.clone(), request.clone());
-            async move { index.commit(request).await }
-        });
-        let version = committed.await?.into_inner().manifest;
+        let mut wait = Wait::new(&record.doc_id, self.patience);
+        let version = loop {
+            let committed = retry(&policy, "Index.Commit", "the index", || {
+                let (mut index, request) = (self.index.clone(), request.clone());
+                async move { index.commit(request).await }
+            });
+            match committed.await {
+                Ok(response) => break response.into_inner().manifest,
+                Err(error) => wait.after(error.into()).await?,
+            }
+        };
         Ok(Encoded { record: DocRecord { version, ..record }, unchanged: false })
     }
 
@@ -194,7 +211,14 @@ impl Pipeline {
         }
         let encoded = self.encode_chunks(text, &chunks).await?;
         let prompt = self.prompt(document, input_key, &chunks, &encoded);
-        totals.add(self.store.put_blob(&prompt).await?, &prompt);
+        let mut wait = Wait::new(document.doc_id.as_str(), self.patience);
+        let segment = loop {
+            match self.store.put_blob(&prompt).await {
+                Ok(segment) => break segment,
+                Err(error) => wait.after(error.into()).await?,
+            }
+        };
+        totals.add(segment, &prompt);
         Ok(())
     }
 
