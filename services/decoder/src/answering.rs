@@ -57,6 +57,29 @@ pub struct Request {
     pub priority: Priority,
 }
 
+/// What was used to answer.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Answered {
+    pub(crate) usage: Usage,
+    /// The documents as they were read, in the order of the request.
+    pub(crate) sources: Vec<Source>,
+}
+
+/// The state of a document that an answer is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Source {
+    pub(crate) doc_id: String,
+    pub(crate) fingerprint: String,
+    pub(crate) text_hash: String,
+}
+
+impl Source {
+    fn of(record: DocRecord) -> Self {
+        let DocRecord { doc_id, fingerprint, text_hash, .. } = record;
+        Self { doc_id, fingerprint, text_hash }
+    }
+}
+
 /// Receives the answer's text; returns false when nobody wants it any more.
 pub(crate) type Emit = Box<dyn FnMut(&str) -> bool + Send>;
 
@@ -79,7 +102,7 @@ impl Answering {
     }
 
     /// Answers, handing the text to `emit` as it is written.
-    pub(crate) async fn answer(&self, request: &Request, emit: Emit) -> Result<Usage, DecodeError> {
+    pub(crate) async fn answer(&self, request: &Request, emit: Emit) -> Result<Answered, DecodeError> {
         let begun = Instant::now();
         let instruction = self.instruction(&request.task);
         let options = self.options(request)?;
@@ -98,7 +121,13 @@ impl Answering {
             }
         };
         usage.total_us = micros(begun);
-        Ok(usage)
+        let sources = documents.into_iter().map(|document| Source::of(document.record)).collect();
+        Ok(Answered { usage, sources })
+    }
+
+    /// The index that the records come from.
+    pub(crate) fn index(&self) -> IndexClient<Channel> {
+        self.index.clone()
     }
 
     /// Log-likelihood in nats and token count of each choice as the answer to a question.

@@ -38,7 +38,7 @@ impl DecoderService {
                 texts.send(Ok(GenerateEvent { event: Some(Event::Text(text.to_owned())) })).is_ok()
             });
             let last = match answering.answer(&request, emit).await {
-                Ok(usage) => Ok(GenerateEvent { event: Some(Event::Finished(usage)) }),
+                Ok(answered) => Ok(GenerateEvent { event: Some(Event::Finished(answered.usage)) }),
                 Err(error) => {
                     warn!(%error, "answer failed");
                     Err(error.status())

@@ -27,9 +27,10 @@ pub(crate) struct App {
 
 /// Runs the command to its exit code.
 pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
-    let default_filter = if matches!(cli.command, Command::Serve(_)) { "info" } else { CLI_FILTER };
+    let serves = matches!(cli.command, Command::Serve(_));
+    let default_filter = if serves { "info" } else { CLI_FILTER };
     telemetry::init(&TelemetryOptions { default_filter, ..Default::default() })?;
-    let app = App { settings: Settings::resolve(cli.global)?, shutdown: Shutdown::on_signals()? };
+    let app = App { settings: Settings::resolve(cli.global, serves)?, shutdown: Shutdown::on_signals()? };
     match cli.command {
         Command::Encode(args) => commands::encode::run(&app, args).await,
         Command::Summarize(args) => commands::summarize::run(&app, args).await,

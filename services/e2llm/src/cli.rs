@@ -175,6 +175,13 @@ pub(crate) enum DocsCommand {
         /// Only ids that begin with this
         #[arg(long, value_name = "TEXT", default_value = "")]
         prefix: String,
+        /// Only documents whose metadata fulfil all of these: key=value, key!=value, key>=n, key>n, key<=n, key<n,
+        /// key (present), !key (absent); dots lead into nested objects
+        #[arg(long = "where", value_name = "COND", num_args = 1..)]
+        conditions: Vec<String>,
+        /// With the summaries that are kept with the documents
+        #[arg(long)]
+        summaries: bool,
         /// At most this many
         #[arg(long, value_name = "N")]
         limit: Option<u64>,

@@ -142,7 +142,7 @@ pub(crate) async fn start(settings: &Settings, needs: Needs, options: Coordinato
     if needs == Needs::Models {
         let bundle = prepare(settings).await?;
         let (pipeline, answering) = tokio::try_join!(
-            encoder(bundle.clone(), store.clone(), &endpoint),
+            encoder(settings, bundle.clone(), store.clone(), &endpoint),
             decoder(bundle.clone(), store.clone(), &endpoint, &endpoint),
         )?;
         let ending = Shutdown::new();
@@ -196,11 +196,17 @@ pub(crate) async fn prepare(settings: &Settings) -> Result<Arc<LocalBundle>> {
 }
 
 /// The encoder's pipeline.
-pub(crate) async fn encoder(bundle: Arc<LocalBundle>, store: Store, index: &Endpoint) -> Result<Pipeline> {
+pub(crate) async fn encoder(
+    settings: &Settings,
+    bundle: Arc<LocalBundle>,
+    store: Store,
+    index: &Endpoint,
+) -> Result<Pipeline> {
     let fingerprint = bundle.fingerprint.clone();
     let loaded = tokio::task::spawn_blocking(move || bundle.document_encoder()).await;
     let encoder = loaded.context("loading the encoder stopped")??;
-    Ok(Pipeline::new(Arc::new(encoder), &fingerprint, store, index.index()))
+    let pipeline = Pipeline::new(Arc::new(encoder), &fingerprint, store, index.index());
+    Ok(pipeline.with_patience(settings.patience))
 }
 
 /// The decoder with its thread, which ends with its last user.

@@ -1,6 +1,6 @@
 //! Results as text for people and as JSON for programs.
 
-use e2llm_api::v1::{DocRecord, ExpandedChunk, JobKind, RowResult, Usage};
+use e2llm_api::v1::{DocRecord, ExpandedChunk, JobKind, RowResult, Summary, Usage};
 use serde_json::{Map, Value, json};
 
 /// The stored record of a document as JSON.
@@ -17,7 +17,23 @@ pub(crate) fn record_json(record: &DocRecord) -> Map<String, Value> {
     object.insert("text_hash".into(), record.text_hash.clone().into());
     object.insert("text_stored".into(), record.text_stored.into());
     object.insert("encoded_unix_ms".into(), record.encoded_unix_ms.into());
+    if !record.metadata.is_empty() {
+        // The index holds JSON objects only; anything else would still be shown as it is.
+        let metadata = serde_json::from_str(&record.metadata).unwrap_or_else(|_| record.metadata.clone().into());
+        object.insert("metadata".into(), metadata);
+    }
+    if let Some(summary) = &record.summary {
+        object.insert("summary".into(), summary_json(summary));
+    }
     object
+}
+
+/// A summary that is kept with its document.
+fn summary_json(summary: &Summary) -> Value {
+    json!({
+        "text": summary.text, "instruction": summary.instruction,
+        "created_unix_ms": summary.created_unix_ms, "job_id": summary.job_id,
+    })
 }
 
 /// The stored record of a document with its segments.

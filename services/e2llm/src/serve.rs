@@ -93,7 +93,7 @@ impl Boot<'_> {
 
     async fn encoder(&mut self, index: &Endpoint, coordinator: Option<Endpoint>) -> Result<()> {
         let bundle = local::prepare(self.settings).await?;
-        let pipeline = local::encoder(bundle, self.store.clone(), index).await?;
+        let pipeline = local::encoder(self.settings, bundle, self.store.clone(), index).await?;
         self.add(|server| server.encoder(EncoderService::new(pipeline.clone())));
         probes::encoder(&self.server.health(), &pipeline, &self.shutdown);
         if let Some(coordinator) = coordinator {

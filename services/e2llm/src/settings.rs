@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use e2llm_api::Collection;
@@ -27,7 +28,13 @@ pub(crate) struct Settings {
     pub(crate) bundle: Option<String>,
     /// No progress.
     pub(crate) quiet: bool,
+    /// How long an encoder of this process waits for a full disk.
+    pub(crate) patience: Duration,
 }
+
+/// A server's disk may be given space before anyone notices; at a command line somebody waits.
+const SERVER_PATIENCE: Duration = Duration::from_secs(60);
+const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Settings {
     /// Directory of the index's view of a store, which can be deleted while nothing runs: inside a local store, and
@@ -45,8 +52,8 @@ impl Settings {
         Ok(Fetcher::new(Catalogue::builtin()?, self.cache.as_deref())?.with_progress(progress))
     }
 
-    /// Fills in the defaults from the environment; fails where there is no home directory and nothing was given.
-    pub(crate) fn resolve(args: GlobalArgs) -> Result<Self> {
+    /// Fills in the defaults from the environment, those of a server if the process `serves`; fails where there is no home directory and nothing was given.
+    pub(crate) fn resolve(args: GlobalArgs, serves: bool) -> Result<Self> {
         let store = match args.store {
             Some(store) => store,
             None => data_directory()?.join("store").display().to_string(),
@@ -59,6 +66,7 @@ impl Settings {
             cache: args.cache,
             bundle: args.bundle,
             quiet: args.quiet,
+            patience: if serves { SERVER_PATIENCE } else { COMMAND_PATIENCE },
         })
     }
 }

@@ -1,5 +1,5 @@
 use e2llm_api::v1::RowError;
-use e2llm_api::{ErrorCode, IdError, row_error, status};
+use e2llm_api::{ErrorCode, IdError, MetadataError, row_error, status};
 use e2llm_model::ModelError;
 use e2llm_runtime::CallError;
 use e2llm_store::StoreError;
@@ -18,6 +18,9 @@ pub enum EncodeError {
     /// Its id or collection is not allowed.
     #[error(transparent)]
     Id(#[from] IdError),
+    /// Its metadata is not what a document may carry.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
     /// The store refused or failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -38,6 +41,7 @@ impl EncodeError {
         match self {
             EncodeError::Empty { .. } => ErrorCode::EmptyDocument,
             EncodeError::Id(_) => ErrorCode::InvalidId,
+            EncodeError::Metadata(_) => ErrorCode::InvalidArgument,
             EncodeError::Store(error) => error.code(),
             EncodeError::Index(error) => error.code(),
             EncodeError::Model(_) | EncodeError::Stopped(_) => ErrorCode::Internal,

@@ -1,9 +1,9 @@
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use e2llm_api::v1::index_client::IndexClient;
 use e2llm_api::v1::{CommitRequest, DocKey, DocRecord, GetRequest, Segment};
-use e2llm_api::{Collection, DocId, ErrorCode};
+use e2llm_api::{Collection, DocId, ErrorCode, Metadata};
 use e2llm_model::chunk::Chunk;
 use e2llm_model::{DocumentEncoder, EncodedChunk, unit};
 use e2llm_runtime::{RetryPolicy, retry};
@@ -13,9 +13,12 @@ use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 
 use crate::error::EncodeError;
+use crate::patience::Wait;
 
 /// Chunks encoded between two looks at whether anyone still waits.
 const BATCH_CHUNKS: usize = 256;
+/// How long a full store or index is waited for, unless said otherwise.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Encodes documents of the store and commits their records. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,6 +29,7 @@ pub struct Pipeline {
     index: IndexClient<Channel>,
     /// One document computes at a time: its products already use every core.
     compute: Arc<Semaphore>,
+    patience: Duration,
 }
 
 /// A document to encode; its text is in the store.
@@ -37,14 +41,17 @@ pub struct Document {
     pub doc_id: DocId,
     /// blake3 of its text, hex.
     pub text_hash: String,
+    /// What to know of it from now on; `None` leaves what its record under this bundle says.
+    pub metadata: Option<Metadata>,
 }
 
 /// A document's record, and whether anything had to be done for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoded {
-    /// What the index holds now.
+    /// What the index holds now, but for a summary.
     pub record: DocRecord,
-    /// Same text, bundle and ratio as before: nothing was encoded.
+    /// Nothing was written: same text, bundle, ratio and metadata as before. A document of which only the metadata
+    /// differ is committed anew, so not unchanged, though nothing of it is encoded again.
     pub unchanged: bool,
 }
 
@@ -59,7 +66,14 @@ struct Totals {
 impl Pipeline {
     /// `fingerprint` is the bundle's.
     pub fn new(encoder: Arc<DocumentEncoder>, fingerprint: &str, store: Store, index: IndexClient<Channel>) -> Self {
-        Self { encoder, fingerprint: fingerprint.into(), store, index, compute: Arc::new(Semaphore::new(1)) }
+        let (fingerprint, compute) = (fingerprint.into(), Arc::new(Semaphore::new(1)));
+        Self { encoder, fingerprint, store, index, compute, patience: PATIENCE }
+    }
+
+    /// How long what is encoded waits for a full disk or quota before the document fails. Default: 60 s.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The store documents are read from and written to.
@@ -88,8 +102,13 @@ impl Pipeline {
 
     /// Encodes a document unless the index already has it, and commits its record.
     pub async fn encode(&self, document: &Document) -> Result<Encoded, EncodeError> {
-        if let Some(record) = self.known(document).await? {
-            return Ok(Encoded { record, unchanged: true });
+        let earlier = self.earlier(document).await?;
+        let metadata = metadata(document, earlier.as_ref());
+        if let Some(record) = self.reusable(document, earlier).await? {
+            if record.metadata == metadata {
+                return Ok(Encoded { record, unchanged: true });
+            }
+            return self.commit(DocRecord { metadata, ..record }).await;
         }
         let text: Arc<str> = self.store.get_text(&document.text_hash).await?.into();
         let mut totals = Totals::default();
@@ -102,12 +121,11 @@ impl Pipeline {
             return Err(EncodeError::Empty { doc_id: document.doc_id.to_string() });
         }
         let record = self.record(document, &text, totals);
-        let manifest = self.commit(record.clone()).await?;
-        Ok(Encoded { record: DocRecord { version: manifest, ..record }, unchanged: false })
+        self.commit(DocRecord { metadata, ..record }).await
     }
 
-    /// The record in the index, when it was made from the same text.
-    async fn known(&self, document: &Document) -> Result<Option<DocRecord>, EncodeError> {
+    /// The record that the index has under this bundle, without its summary, which the index keeps by itself.
+    async fn earlier(&self, document: &Document) -> Result<Option<DocRecord>, EncodeError> {
         let key = DocKey {
             collection: document.collection.to_string(),
             doc_id: document.doc_id.to_string(),
@@ -119,12 +137,20 @@ impl Pipeline {
             let (mut index, request) = (self.index.clone(), request.clone());
             async move { index.get(request).await }
         });
-        let record = match found.await {
-            Ok(response) => response.into_inner().record.filter(|r| r.text_hash == document.text_hash),
-            Err(error) if error.code() == ErrorCode::NotFound => None,
-            Err(error) => return Err(error.into()),
-        };
-        let Some(record) = record else { return Ok(None) };
+        match found.await {
+            Ok(response) => Ok(response.into_inner().record.map(|record| DocRecord { summary: None, ..record })),
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The earlier record, when it was made from the same text and its soft prompts are there.
+    async fn reusable(
+        &self,
+        document: &Document,
+        earlier: Option<DocRecord>,
+    ) -> Result<Option<DocRecord>, EncodeError> {
+        let Some(record) = earlier.filter(|record| record.text_hash == document.text_hash) else { return Ok(None) };
         Ok(self.is_stored(&record).await?.then_some(record))
     }
 
@@ -139,14 +165,21 @@ impl Pipeline {
         Ok(true)
     }
 
-    async fn commit(&self, record: DocRecord) -> Result<u64, EncodeError> {
-        let request = CommitRequest { records: vec![record] };
+    async fn commit(&self, record: DocRecord) -> Result<Encoded, EncodeError> {
+        let request = CommitRequest { records: vec![record.clone()] };
         let policy = RetryPolicy::default();
-        let committed = retry(&policy, "Index.Commit", "the index", || {
-            let (mut index, request) = (self.index.clone(), request.clone());
-            async move { index.commit(request).await }
-        });
-        Ok(committed.await?.into_inner().manifest)
+        let mut wait = Wait::new(&record.doc_id, self.patience);
+        let version = loop {
+            let committed = retry(&policy, "Index.Commit", "the index", || {
+                let (mut index, request) = (self.index.clone(), request.clone());
+                async move { index.commit(request).await }
+            });
+            match committed.await {
+                Ok(response) => break response.into_inner().manifest,
+                Err(error) => wait.after(error.into()).await?,
+            }
+        };
+        Ok(Encoded { record: DocRecord { version, ..record }, unchanged: false })
     }
 
     /// The chunks of the next segment, from byte `start` on.
@@ -178,7 +211,14 @@ impl Pipeline {
         }
         let encoded = self.encode_chunks(text, &chunks).await?;
         let prompt = self.prompt(document, input_key, &chunks, &encoded);
-        totals.add(self.store.put_blob(&prompt).await?, &prompt);
+        let mut wait = Wait::new(document.doc_id.as_str(), self.patience);
+        let segment = loop {
+            match self.store.put_blob(&prompt).await {
+                Ok(segment) => break segment,
+                Err(error) => wait.after(error.into()).await?,
+            }
+        };
+        totals.add(segment, &prompt);
         Ok(())
     }
 
@@ -253,6 +293,15 @@ impl Pipeline {
         let stopped = |e: &dyn std::fmt::Display| EncodeError::Stopped(e.to_string());
         let _turn = self.compute.acquire().await.map_err(|e| stopped(&e))?;
         tokio::task::spawn_blocking(work).await.map_err(|e| stopped(&e))?
+    }
+}
+
+/// The metadata of the record to come, as records hold it.
+fn metadata(document: &Document, earlier: Option<&DocRecord>) -> String {
+    match (&document.metadata, earlier) {
+        (None, earlier) => earlier.map(|record| record.metadata.clone()).unwrap_or_default(),
+        (Some(new), Some(record)) if Metadata::parse(&record.metadata).as_ref() == Ok(new) => record.metadata.clone(),
+        (Some(new), _) => new.to_string(),
     }
 }
 

@@ -1,7 +1,7 @@
 use e2llm_api::v1::encode_response::Outcome;
 use e2llm_api::v1::encoder_server::Encoder;
 use e2llm_api::v1::{EmbedRequest, EmbedResponse, EncodeRequest, EncodeResponse, Vector};
-use e2llm_api::{Collection, DocId, ErrorCode, status};
+use e2llm_api::{Collection, DocId, ErrorCode, Metadata, status};
 use e2llm_runtime::async_trait;
 use e2llm_store::TextWriter;
 use tokio::sync::mpsc;
@@ -23,10 +23,16 @@ pub struct EncoderService {
     pipeline: Pipeline,
 }
 
-/// The document whose pieces are arriving.
-struct Incoming {
+/// What a document's first piece says of it.
+struct Head {
     collection: String,
     doc_id: String,
+    metadata: String,
+}
+
+/// The document whose pieces are arriving.
+struct Incoming {
+    head: Head,
     text: TextWriter,
     /// The first piece that could not be taken; the rest of the document is read and dropped.
     failed: Option<EncodeError>,
@@ -44,30 +50,34 @@ impl EncoderService {
         message: EncodeRequest,
         incoming: &mut Option<Incoming>,
     ) -> Result<Option<EncodeResponse>, Status> {
-        if !message.text_hash.is_empty() {
-            return Ok(Some(self.answer(&message.collection, &message.doc_id, Ok(message.text_hash)).await));
+        let EncodeRequest { collection, doc_id, text, last, text_hash, metadata } = message;
+        let head = Head { collection, doc_id, metadata };
+        if !text_hash.is_empty() {
+            return Ok(Some(self.answer(&head, Ok(text_hash)).await));
         }
         if incoming.is_none() {
             let text = self.pipeline.store().text_writer().map_err(|e| EncodeError::from(e).status())?;
-            *incoming = Some(Incoming { collection: message.collection, doc_id: message.doc_id, text, failed: None });
+            *incoming = Some(Incoming { head, text, failed: None });
         }
         let Some(document) = incoming.as_mut() else { return Ok(None) };
         if document.failed.is_none() {
-            document.failed = document.text.write(&message.text).err().map(EncodeError::from);
+            document.failed = document.text.write(&text).err().map(EncodeError::from);
         }
-        let Some(document) = incoming.take_if(|_| message.last) else { return Ok(None) };
+        let Some(document) = incoming.take_if(|_| last) else { return Ok(None) };
         let hash = match document.failed {
             Some(error) => Err(error),
             None => document.text.finish().await.map(|text| text.hash).map_err(EncodeError::from),
         };
-        Ok(Some(self.answer(&document.collection, &document.doc_id, hash).await))
+        Ok(Some(self.answer(&document.head, hash).await))
     }
 
-    async fn answer(&self, collection: &str, doc_id: &str, hash: Result<String, EncodeError>) -> EncodeResponse {
+    async fn answer(&self, head: &Head, hash: Result<String, EncodeError>) -> EncodeResponse {
+        let Head { collection, doc_id, metadata } = head;
         let span = info_span!("encode", doc_id);
         let work = async {
             let collection = if collection.is_empty() { Collection::default() } else { Collection::new(collection)? };
-            let document = Document { collection, doc_id: DocId::new(doc_id)?, text_hash: hash? };
+            let metadata = Metadata::requested(metadata)?;
+            let document = Document { collection, doc_id: DocId::new(doc_id)?, text_hash: hash?, metadata };
             self.pipeline.encode(&document).await
         };
         let (outcome, unchanged) = match work.instrument(span).await {
@@ -102,7 +112,7 @@ impl EncoderService {
             }
         }
         if let Some(document) = incoming {
-            let message = format!("document {:?} ended without its last piece; send it again", document.doc_id);
+            let message = format!("document {:?} ended without its last piece; send it again", document.head.doc_id);
             // The receiver may be gone; there is nobody else to tell.
             let _ = responses.send(Err(status(ErrorCode::InvalidArgument, message))).await;
         }

@@ -1,5 +1,5 @@
 use e2llm_api::v1::{Row, RowError, RowResult, Task};
-use e2llm_api::{Collection, DocId, ErrorCode};
+use e2llm_api::{Collection, DocId, ErrorCode, Metadata};
 use e2llm_runtime::worker::TaskHandler;
 use e2llm_runtime::{CancellationToken, async_trait};
 use tracing::warn;
@@ -21,7 +21,9 @@ impl EncodeTasks {
 
     async fn row(&self, collection: &str, row: &Row) -> Result<Encoded, EncodeError> {
         let collection = Collection::new(collection)?;
-        let document = Document { collection, doc_id: DocId::new(row.id.as_str())?, text_hash: row.text_hash.clone() };
+        let metadata = Metadata::requested(&row.metadata)?;
+        let (doc_id, text_hash) = (DocId::new(row.id.as_str())?, row.text_hash.clone());
+        let document = Document { collection, doc_id, text_hash, metadata };
         self.pipeline.encode(&document).await
     }
 }

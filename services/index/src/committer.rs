@@ -11,7 +11,7 @@ use tracing::debug;
 
 use crate::IndexError;
 use crate::dir::IndexDir;
-use crate::doc_index::RecordKey;
+use crate::doc_index::{Effects, RecordKey};
 use crate::live::{Live, blocking};
 use crate::shared::Shared;
 
@@ -41,7 +41,7 @@ pub(crate) struct Write {
     pub(crate) changes: Vec<Change>,
     pub(crate) bytes: usize,
     pub(crate) reply: Reply<Written>,
-    pub(crate) _admitted: OwnedSemaphorePermit,
+    pub(crate) admitted: OwnedSemaphorePermit,
 }
 
 /// What became of a write.
@@ -50,6 +50,8 @@ pub(crate) struct Written {
     pub(crate) manifest: u64,
     /// For each delete, in order, the records it removed.
     pub(crate) removed: Vec<Vec<RecordKey>>,
+    /// For each summary, in order, whether it was kept.
+    pub(crate) kept: Vec<bool>,
 }
 
 /// Owns the log's end. Requests that arrive while a manifest is being written form the next group.
@@ -129,16 +131,20 @@ impl Committer {
 
     /// Makes a group durable as one manifest, applies it, and only then answers.
     async fn commit(&mut self, mut group: Vec<Write>) {
-        let deletes: Vec<usize> = group.iter().map(|write| count_deletes(&write.changes)).collect();
+        let counts: Vec<_> = group.iter().map(|write| count(&write.changes)).collect();
         let changes: Vec<Change> = group.iter_mut().flat_map(|write| std::mem::take(&mut write.changes)).collect();
         let mut outcome = self.write(&changes).await;
-        for (write, deletes) in group.into_iter().zip(deletes) {
+        for (write, (deletes, summaries)) in group.into_iter().zip(counts) {
             let answer = match &mut outcome {
-                Ok(written) => {
-                    Ok(Written { manifest: written.manifest, removed: written.removed.drain(..deletes).collect() })
-                }
+                Ok(Written { manifest, removed, kept }) => Ok(Written {
+                    manifest: *manifest,
+                    removed: removed.drain(..deletes).collect(),
+                    kept: kept.drain(..summaries).collect(),
+                }),
                 Err(error) => Err(error.clone()),
             };
+            // room for more before the answer, on which more may come
+            drop(write.admitted);
             // whoever stopped waiting has its records committed all the same
             drop(write.reply.send(answer));
         }
@@ -165,7 +171,7 @@ impl Committer {
             live.flush().map(|()| effects)
         });
         match applied.await {
-            Ok(effects) => Ok(Written { manifest: number, removed: effects.removed }),
+            Ok(Effects { removed, kept }) => Ok(Written { manifest: number, removed, kept }),
             Err(error) => {
                 // the log is ahead of the view now: whoever comes next opens the view again
                 self.shared.suspect();
@@ -185,6 +191,9 @@ impl Committer {
     }
 }
 
-fn count_deletes(changes: &[Change]) -> usize {
-    changes.iter().filter(|change| matches!(change, Change::Delete { .. })).count()
+/// How many of the changes are deletes, and how many summaries.
+fn count(changes: &[Change]) -> (usize, usize) {
+    let deletes = changes.iter().filter(|change| matches!(change, Change::Delete { .. })).count();
+    let summaries = changes.iter().filter(|change| matches!(change, Change::Summary(_))).count();
+    (deletes, summaries)
 }

@@ -233,7 +233,7 @@ fn for_each_record(
     let mut query = ListQuery { limit: usize::MAX, max_bytes: PAGE_BYTES, ..ListQuery::default() };
     loop {
         let page = index.list(&query)?;
-        query.after = page.records.last().map(RecordKey::of);
+        query.after = page.last.clone();
         for record in page.records {
             each(RecordKey::of(&record), record)?;
         }

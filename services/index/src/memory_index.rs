@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use prost::Message;
 
 use crate::IndexError;
-use crate::doc_index::{DocIndex, Effects, ListQuery, Page, RecordKey, age};
+use crate::doc_index::{DocIndex, Effects, ListQuery, Page, RecordKey, age, key_of_summary, succeed, summarised};
 
 /// Records in a `BTreeMap`: obviously right, gone with the process.
 #[derive(Debug, Default)]
@@ -43,11 +43,16 @@ impl DocIndex for MemoryIndex {
         for change in &manifest.changes {
             match change {
                 Change::Put(record) => {
-                    let version = manifest.position.number;
-                    let record = DocRecord { version, ..record.clone() };
-                    state.records.insert(RecordKey::of(&record), record);
+                    let key = RecordKey::of(record);
+                    let old = state.records.remove(&key);
+                    state.records.insert(key, succeed(old, record, manifest.position.number));
                 }
-                Change::Summary(_) => {}
+                Change::Summary(of) => {
+                    let key = key_of_summary(of);
+                    let record = state.records.get(&key).cloned().and_then(|record| summarised(record, of));
+                    effects.kept.push(record.is_some());
+                    record.map(|record| state.records.insert(key, record));
+                }
                 Change::Delete { collection, doc_id } => {
                     let doomed = state.keys_of(collection, doc_id);
                     doomed.iter().for_each(|key| drop(state.records.remove(key)));
@@ -85,13 +90,16 @@ impl DocIndex for MemoryIndex {
         let state = self.state.read();
         let mut page = Page::default();
         let mut bytes = 0;
-        for (_, record) in state.records.iter().filter(|(key, _)| query.selects(key)) {
-            if page.records.len() >= query.limit || bytes >= query.max_bytes {
+        let selected = state.records.iter().filter(|(key, _)| query.selects(key));
+        for (seen, (key, record)) in selected.enumerate() {
+            if query.is_full(page.records.len(), bytes, seen) {
                 page.more = true;
                 break;
             }
+            page.last = Some(key.clone());
+            let Some(record) = query.shown(record.clone()) else { continue };
             bytes += record.encoded_len();
-            page.records.push(record.clone());
+            page.records.push(record);
         }
         Ok(page)
     }

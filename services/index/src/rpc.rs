@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::doc_index::{ListQuery, RecordKey};
 use crate::live::Live;
-use crate::{IndexError, IndexService, paging, validate};
+use crate::{Filter, IndexError, IndexService, paging, validate};
 
 const DEFAULT_PAGE: u32 = 100;
 const MAX_PAGE: u32 = 1000;
@@ -23,10 +23,16 @@ const MAX_RESPONSE: usize = MAX_MESSAGE_BYTES - (64 << 10);
 /// A page closes at this size, and one record may come on top.
 const PAGE_BYTES: usize = MAX_RESPONSE / 2;
 
+/// Records that one call looks at; a page may be empty and still have a next one. Decoding that many takes a fraction of
+/// a second.
+const LOOK_AT: usize = 20_000;
+
 #[tonic::async_trait]
 impl Index for IndexService {
     async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitResponse>, Status> {
-        let records = request.into_inner().records;
+        let mut records = request.into_inner().records;
+        // The index knows better which summaries are kept.
+        records.iter_mut().for_each(|record| record.summary = None);
         validate::records(&records)?;
         self.await_view().await?;
         let records = self.read(move |live| validate::lengths(&records, live).map(|()| records)).await?;
@@ -52,8 +58,7 @@ impl Index for IndexService {
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
         let query = list_query(request.into_inner())?;
         let page = self.read(move |live| live.index().list(&query)).await?;
-        let last = page.records.last().filter(|_| page.more);
-        let next_page_token = last.map(|record| paging::token(&RecordKey::of(record))).unwrap_or_default();
+        let next_page_token = page.last.filter(|_| page.more).map(|last| paging::token(&last)).unwrap_or_default();
         Ok(Response::new(v1::ListResponse { records: page.records, next_page_token }))
     }
 
@@ -76,9 +81,17 @@ impl Index for IndexService {
 
     async fn put_summaries(
         &self,
-        _: Request<v1::PutSummariesRequest>,
+        request: Request<v1::PutSummariesRequest>,
     ) -> Result<Response<v1::PutSummariesResponse>, Status> {
-        Err(Status::unimplemented("summaries are not kept yet"))
+        let v1::PutSummariesRequest { collection, summaries } = request.into_inner();
+        at_most("summaries", summaries.len())?;
+        validate::summaries(&collection, &summaries)?;
+        let bytes = summaries.iter().map(Message::encoded_len).sum();
+        let changes = summaries.into_iter().map(|summary| Change::Summary(of_document(&collection, summary))).collect();
+        let written = self.write(changes, bytes).await?;
+        let kept = written.kept.iter().filter(|kept| **kept).count();
+        let dropped = (written.kept.len() - kept) as u32;
+        Ok(Response::new(v1::PutSummariesResponse { manifest: written.manifest, kept: kept as u32, dropped }))
     }
 
     async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchResponse>, Status> {
@@ -87,6 +100,11 @@ impl Index for IndexService {
         let hits = self.read(move |live| search(live, &request)).await?;
         Ok(Response::new(v1::SearchResponse { hits }))
     }
+}
+
+fn of_document(collection: &str, summary: v1::DocSummary) -> v1::SummaryOf {
+    let v1::DocSummary { doc_id, fingerprint, text_hash, summary } = summary;
+    v1::SummaryOf { collection: collection.to_owned(), doc_id, fingerprint, text_hash, summary }
 }
 
 fn look_up(live: &Live, key: &RecordKey) -> Result<Option<v1::DocRecord>, IndexError> {
@@ -151,6 +169,9 @@ fn list_query(request: v1::ListRequest) -> Result<ListQuery, IndexError> {
         after,
         limit: limit as usize,
         max_bytes: PAGE_BYTES,
+        filter: Filter::parse(&request.r#where)?,
+        look_at: Some(LOOK_AT),
+        without_summaries: !request.summaries,
     })
 }
 

@@ -160,11 +160,11 @@ impl IndexService {
     /// Makes changes durable and applies them. `bytes` is their approximate size.
     pub(crate) async fn write(&self, changes: Vec<Change>, bytes: usize) -> Result<Written, IndexError> {
         if changes.is_empty() {
-            return Ok(Written { manifest: self.applied_manifest()?, removed: Vec::new() });
+            return Ok(Written { manifest: self.applied_manifest()?, removed: Vec::new(), kept: Vec::new() });
         }
-        let _admitted = self.shared.admit(bytes)?;
+        let admitted = self.shared.admit(bytes)?;
         let (reply, answer) = oneshot::channel();
-        self.ask(Request::Write(Write { changes, bytes, reply, _admitted }), answer).await
+        self.ask(Request::Write(Write { changes, bytes, reply, admitted }), answer).await
     }
 
     /// Puts records as they are: for tests and tools. Services go through `Commit`, which checks them.

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use prost::Message;
 
 use crate::IndexError;
-use crate::doc_index::{DocIndex, Effects, ListQuery, Page, RecordKey, age};
+use crate::doc_index::{DocIndex, Effects, ListQuery, Page, RecordKey, age, key_of_summary, succeed, summarised};
 use crate::error::is_full;
 use meta::Meta;
 
@@ -90,6 +90,14 @@ impl SledIndex {
         self.guarded(|| self.db.get(key))
     }
 
+    /// The record as `changes` leave it.
+    fn pending(&self, key: &[u8], changes: &Changes) -> Result<Option<DocRecord>, IndexError> {
+        match changes.get(key) {
+            Some(change) => change.as_deref().map(decode).transpose(),
+            None => self.value(key)?.map(|value| decode(&value)).transpose(),
+        }
+    }
+
     /// Keys of the document's records: those stored, then those only in `changes`; removed ones left out.
     fn keys_of(&self, document: &[u8], changes: &Changes) -> Result<Vec<Vec<u8>>, IndexError> {
         let scan = || self.db.scan_prefix(document).keys().collect::<sled::Result<Vec<_>>>();
@@ -111,12 +119,17 @@ impl SledIndex {
         for change in &manifest.changes {
             match change {
                 Change::Put(record) => {
-                    let version = manifest.position.number;
-                    let record = DocRecord { version, ..record.clone() };
-                    let key = keys::of_record(&RecordKey::of(&record));
+                    let key = keys::of_record(&RecordKey::of(record));
+                    let old = self.pending(&key, &changes)?;
+                    let record = succeed(old, record, manifest.position.number);
                     changes.insert(key, Some(record.encode_to_vec()));
                 }
-                Change::Summary(_) => {}
+                Change::Summary(of) => {
+                    let key = keys::of_record(&key_of_summary(of));
+                    let record = self.pending(&key, &changes)?.and_then(|record| summarised(record, of));
+                    effects.kept.push(record.is_some());
+                    record.map(|record| changes.insert(key, Some(record.encode_to_vec())));
+                }
                 Change::Delete { collection, doc_id } => {
                     let doomed = self.keys_of(&keys::of_document(collection, doc_id), &changes)?;
                     effects.removed.push(doomed.iter().filter_map(|key| keys::parse(key)).collect());
@@ -192,28 +205,25 @@ impl DocIndex for SledIndex {
             Some(after) if keys::of_record(after) >= prefix => Bound::Excluded(keys::of_record(after)),
             _ => Bound::Included(prefix.clone()),
         };
-        let collect = || {
-            let mut values = Vec::new();
-            let mut bytes = 0;
-            for entry in self.db.range((start, Bound::Unbounded)) {
-                let (key, value) = entry?;
-                if !key.starts_with(&prefix) {
-                    break;
-                }
-                if !keys::parse(&key).is_some_and(|key| query.selects(&key)) {
-                    continue;
-                }
-                if values.len() >= query.limit || bytes >= query.max_bytes {
-                    return Ok((values, true));
-                }
-                bytes += value.len();
-                values.push(value);
+        let mut page = Page::default();
+        let (mut bytes, mut seen) = (0, 0);
+        let mut entries = self.db.range((start, Bound::Unbounded));
+        while let Some((key, value)) = self.guarded(|| entries.next().transpose())? {
+            if !key.starts_with(&prefix) {
+                break;
             }
-            Ok((values, false))
-        };
-        let (values, more) = self.guarded(collect)?;
-        let records = values.iter().map(|value| decode(value)).collect::<Result<_, _>>()?;
-        Ok(Page { records, more })
+            let Some(key) = keys::parse(&key).filter(|key| query.selects(key)) else { continue };
+            if query.is_full(page.records.len(), bytes, seen) {
+                page.more = true;
+                break;
+            }
+            seen += 1;
+            page.last = Some(key);
+            let Some(record) = query.shown(decode(&value)?) else { continue };
+            bytes += record.encoded_len();
+            page.records.push(record);
+        }
+        Ok(page)
     }
 
     fn flush(&self) -> Result<(), IndexError> {

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use e2llm_api::v1::{DocKey, DocRecord, Segment};
-use e2llm_api::{Collection, DocId, ErrorCode};
+use e2llm_api::v1::{DocKey, DocRecord, DocSummary, Segment};
+use e2llm_api::{Collection, DocId, ErrorCode, MAX_ID_BYTES, Metadata};
 use e2llm_store::{BlobName, ContentHash};
 use prost::Message;
 
@@ -20,6 +20,9 @@ pub(crate) const MAX_VECTOR: usize = 16_384;
 
 /// Largest record, encoded, in bytes: the view holds small values only.
 const MAX_RECORD: usize = 256 << 10;
+
+/// Longest text and longest instruction of a kept summary, in bytes.
+const MAX_SUMMARY: usize = 64 << 10;
 
 /// Checks ids, and the fingerprint unless it is empty.
 pub(crate) fn key(key: &DocKey) -> Result<RecordKey, IndexError> {
@@ -90,12 +93,43 @@ fn record(record: &DocRecord) -> Result<(), IndexError> {
         self::segment(record, segment)?;
     }
     vector(&record.mean_vector).map_err(|problem| bad(of, "mean_vector", problem))?;
+    Metadata::parse(&record.metadata).map_err(|error| bad(of, "metadata:", error))?;
     let bytes = record.encoded_len();
     if bytes > MAX_RECORD {
         let message = format!("record of document {of:?} has {bytes} bytes; at most {MAX_RECORD} fit the index");
         return Err(IndexError::refused(ErrorCode::TooLarge, message));
     }
     Ok(())
+}
+
+/// Checks the summaries of documents of `collection`.
+pub(crate) fn summaries(collection: &str, summaries: &[DocSummary]) -> Result<(), IndexError> {
+    for DocSummary { doc_id: of, fingerprint, text_hash, summary } in summaries {
+        document(collection, of)?;
+        self::fingerprint(fingerprint)?;
+        ContentHash::parse(text_hash).map_err(|error| bad_summary(of, format!("text_hash {error}")))?;
+        let Some(summary) = summary else { return Err(bad_summary(of, "is missing; send one")) };
+        for (field, text) in [("text", &summary.text), ("instruction", &summary.instruction)] {
+            if text.len() > MAX_SUMMARY {
+                let message = format!(
+                    "summary of document {of:?}: {field} has {} bytes; at most {MAX_SUMMARY} are kept",
+                    text.len()
+                );
+                return Err(IndexError::refused(ErrorCode::TooLarge, message));
+            }
+        }
+        if summary.job_id.len() > MAX_ID_BYTES {
+            return Err(bad_summary(
+                of,
+                format!("job_id has {} bytes; at most {MAX_ID_BYTES} are allowed", summary.job_id.len()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn bad_summary(doc_id: &str, problem: impl std::fmt::Display) -> IndexError {
+    IndexError::invalid(format!("summary of document {doc_id:?}: {problem}"))
 }
 
 fn segment(record: &DocRecord, segment: &Segment) -> Result<(), IndexError> {

@@ -1,14 +1,16 @@
 //! Generated gRPC types, ids and error codes: the only thing services know of each other.
 //!
 //! [`v1`] holds the messages and the client and server stubs of `proto/e2llm/v1`; [`DESCRIPTORS`] the same
-//! protos for server reflection. [`DocId`] and [`Collection`] are validated where text enters the system.
+//! protos for server reflection. [`DocId`], [`Collection`] and [`Metadata`] are validated where text enters the system.
 //! [`ErrorCode`] is the one list of error codes, mapped to gRPC statuses here and nowhere else.
 
 mod error;
 mod ids;
+mod metadata;
 
 pub use error::{ErrorCode, row_error, status};
 pub use ids::{Collection, DocId, IdError, MAX_ID_BYTES};
+pub use metadata::{MAX_METADATA_BYTES, Metadata, MetadataError};
 
 /// Messages, clients and servers of package `e2llm.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, rustdoc::invalid_html_tags)]

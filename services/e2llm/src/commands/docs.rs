@@ -21,12 +21,19 @@ use crate::render::{self, bytes, clean, count};
 const PAGE: u32 = 500;
 /// Documents deleted at once.
 const BATCH: usize = 500;
+/// Columns of a printed summary.
+const WIDTH: usize = 100;
 
 pub(crate) async fn run(app: &App, command: DocsCommand) -> Result<ExitCode> {
     let services = app.services(needs(&command)).await?;
     let docs = Docs { app, services: &services, policy: RetryPolicy::default() };
     let failures = match command {
-        DocsCommand::List { prefix, limit } => docs.list(prefix, limit.unwrap_or(u64::MAX)).await,
+        DocsCommand::List { prefix, conditions, summaries, limit } => {
+            let collection = docs.collection();
+            let first =
+                ListRequest { collection, id_prefix: prefix, r#where: conditions, summaries, ..Default::default() };
+            docs.list(first, limit.unwrap_or(u64::MAX)).await
+        }
         DocsCommand::Show { ids } => docs.show(&ids).await,
         DocsCommand::Delete { ids } => docs.delete(&ids).await,
         DocsCommand::Search { text, limit } => docs.search(text, limit).await,
@@ -48,27 +55,27 @@ struct Docs<'a> {
 }
 
 impl Docs<'_> {
-    async fn list(&self, id_prefix: String, limit: u64) -> Result<usize> {
+    /// Prints up to `limit` records that `request` asks for, page by page; a page may be empty and have a next one.
+    async fn list(&self, mut request: ListRequest, limit: u64) -> Result<usize> {
         let mut left = limit;
-        let mut page_token = String::new();
-        let is_everything = id_prefix.is_empty();
         while left > 0 {
-            let page_size = u32::try_from(left).unwrap_or(PAGE).min(PAGE);
-            let id_prefix = id_prefix.clone();
-            let request =
-                ListRequest { collection: self.collection(), page_size, page_token, id_prefix, ..Default::default() };
+            request.page_size = u32::try_from(left).unwrap_or(PAGE).min(PAGE);
             let call = async || self.services.index().list(request.clone()).await;
             let page =
                 retry(&self.policy, "Index.List", self.services.address(), call).await.map_err(of_call)?.into_inner();
             left = left.saturating_sub(page.records.len() as u64);
             page.records.iter().try_for_each(|record| self.print_record(record))?;
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
+            request.page_token = page.next_page_token;
+            if request.page_token.is_empty() {
                 break;
             }
         }
         if left == limit && limit > 0 {
-            let which = if is_everything { "" } else { " with such ids" };
+            let which = match (request.id_prefix.is_empty(), request.r#where.is_empty()) {
+                (true, true) => "",
+                (false, true) => " with such ids",
+                (_, false) => " like that",
+            };
             self.note(&format!("no documents{which} in collection {}", self.app.settings.collection));
         }
         Ok(0)
@@ -151,7 +158,7 @@ impl Docs<'_> {
             return print_line(&serde_json::Value::Object(render::record_json(record)).to_string());
         }
         let what = render::record_text(record);
-        print_line(&format!("{}: {what}", clean(&record.doc_id)))
+        print_line(&format!("{}: {what}{}", clean(&record.doc_id), facts(record)))
     }
 
     fn print_hit(&self, hit: &SearchHit) -> Result<()> {
@@ -181,7 +188,7 @@ fn block(record: &DocRecord) -> String {
     let stored = if record.text_stored { "kept" } else { "not kept" };
     let blob_bytes: u64 = record.segments.iter().map(|segment| segment.bytes).sum();
     format!(
-        "{}\n  {}\n  text {}, {stored}; soft prompt {} in {} segments, ratio {}×\n  version {}, bundle {}",
+        "{}\n  {}\n  text {}, {stored}; soft prompt {} in {} segments, ratio {}×\n  version {}, bundle {}{}",
         clean(&record.doc_id),
         render::record_text(record),
         bytes(record.text_bytes),
@@ -190,5 +197,35 @@ fn block(record: &DocRecord) -> String {
         record.ratio,
         record.version,
         clean(&record.fingerprint),
+        facts(record),
     )
+}
+
+/// Metadata and summary, each on lines of its own below the document.
+fn facts(record: &DocRecord) -> String {
+    let mut text = String::new();
+    if !record.metadata.is_empty() {
+        text.push_str(&format!("\n  metadata {}", clean(&record.metadata)));
+    }
+    if let Some(summary) = &record.summary {
+        let words = render::wrap(&clean(&summary.text), WIDTH, "    ");
+        text.push_str(&format!("\n  summary\n{}", words.trim_end()));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use e2llm_api::v1::Summary;
+
+    use super::*;
+
+    #[test]
+    fn metadata_and_summary_stand_below_their_document() {
+        let summary = Some(Summary { text: "It has\u{1b} three piers.".into(), ..Default::default() });
+        let record = DocRecord { metadata: "{\"year\":1874}".into(), summary, ..Default::default() };
+        assert_eq!(facts(&record), "\n  metadata {\"year\":1874}\n  summary\n    It has three piers.");
+        assert_eq!(facts(&DocRecord::default()), "");
+        assert!(block(&record).ends_with("three piers."));
+    }
 }

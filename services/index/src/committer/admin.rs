@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use super::{Closed, Committer, Reply};
 use crate::IndexError;
-use crate::doc_index::{ListQuery, RecordKey};
+use crate::doc_index::ListQuery;
 use crate::doctor::{self, Finding};
 use crate::live::{Live, blocking};
 use crate::opening::{Extent, catch_up, open_view};
@@ -180,7 +180,7 @@ impl Committer {
         loop {
             let (live, next) = (live.clone(), query.clone());
             let page = blocking(move || live.index().list(&next)).await?;
-            query.after = page.records.last().map(RecordKey::of);
+            query.after = page.last.clone();
             bytes += page.records.iter().map(|r| prost::Message::encoded_len(r) as u64).sum::<u64>();
             writer.part(page.records).await?;
             if !page.more {

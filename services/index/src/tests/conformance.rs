@@ -2,7 +2,8 @@
 
 use e2llm_store::manifest::{Change, Position};
 
-use super::support::{Script, delete, open_sled, record};
+use super::support::{Script, delete, open_sled, record, summary};
+use crate::Filter;
 use crate::doc_index::{DocIndex, ListQuery, RecordKey};
 use crate::memory_index::MemoryIndex;
 
@@ -151,6 +152,97 @@ async fn loaded_records_keep_their_versions() {
         index.finish_load(position).unwrap();
         assert_eq!(index.position(), position);
         assert_eq!(index.newest("c", "a").unwrap(), Some(loaded));
+    })
+    .await;
+}
+
+fn summary_of(index: &dyn DocIndex, doc_id: &str, fingerprint: &str) -> Option<String> {
+    Some(index.get(&key("c", doc_id, fingerprint)).unwrap()?.summary?.text)
+}
+
+#[tokio::test]
+async fn a_summary_is_kept_with_the_record_that_has_its_text_only() {
+    over_all(|index| async move {
+        let mut script = Script::new().await;
+        let puts = ["f", "g"].map(|fingerprint| Change::Put(record("c", "a", fingerprint, 1)));
+        index.apply(&script.manifest(puts.to_vec()).await).unwrap();
+        let of = |doc_id, fingerprint, salt| Change::Summary(summary("c", doc_id, fingerprint, salt, "short"));
+        let summaries = vec![of("a", "f", 1), of("a", "g", 2), of("b", "f", 1), of("a", "h", 1)];
+        let effects = index.apply(&script.manifest(summaries).await).unwrap();
+        assert_eq!(effects.kept, [true, false, false, false]);
+        assert_eq!(summary_of(&*index, "a", "f").unwrap(), "short");
+        assert_eq!(summary_of(&*index, "a", "g"), None);
+        assert_eq!(index.get(&key("c", "a", "f")).unwrap().unwrap().version, 1, "a summary is no new version");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_put_of_the_same_text_keeps_the_summary_and_another_text_drops_it() {
+    over_all(|index| async move {
+        let mut script = Script::new().await;
+        let put = |salt| Change::Put(record("c", "a", "f", salt));
+        let short = Change::Summary(summary("c", "a", "f", 1, "short"));
+        index.apply(&script.manifest(vec![put(1), short.clone()]).await).unwrap();
+        index.apply(&script.manifest(vec![put(1)]).await).unwrap();
+        assert_eq!(summary_of(&*index, "a", "f").unwrap(), "short");
+        index.apply(&script.manifest(vec![put(2), short]).await).unwrap();
+        assert_eq!(summary_of(&*index, "a", "f"), None);
+        index.apply(&script.manifest(vec![put(1)]).await).unwrap();
+        assert_eq!(summary_of(&*index, "a", "f"), None, "a summary does not come back");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_last_summary_wins_and_goes_with_its_document() {
+    over_all(|index| async move {
+        let mut script = Script::new().await;
+        let of = |text| Change::Summary(summary("c", "a", "f", 1, text));
+        let put = Change::Put(record("c", "a", "f", 1));
+        index.apply(&script.manifest(vec![put.clone(), of("first"), of("second")]).await).unwrap();
+        assert_eq!(summary_of(&*index, "a", "f").unwrap(), "second");
+        let effects = index.apply(&script.manifest(vec![delete("c", "a"), of("late"), put]).await).unwrap();
+        assert_eq!((effects.kept, summary_of(&*index, "a", "f")), (vec![false], None));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lists_show_summaries_unless_they_are_left_out() {
+    over_all(|index| async move {
+        let short = Change::Summary(summary("c", "a", "f", 1, "short"));
+        let manifest = Script::new().await.manifest(vec![Change::Put(record("c", "a", "f", 1)), short]).await;
+        index.apply(&manifest).unwrap();
+        assert!(index.list(&everything()).unwrap().records[0].summary.is_some());
+        let without = ListQuery { without_summaries: true, ..everything() };
+        assert!(index.list(&without).unwrap().records[0].summary.is_none());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_filtered_list_is_paged_by_what_it_found_and_by_what_it_looked_at() {
+    over_all(|index| async move {
+        let dated = |year: u32| {
+            let metadata = format!("{{\"year\":{year}}}");
+            Change::Put(e2llm_api::v1::DocRecord { metadata, ..record("c", &format!("d{year}"), "f", 1) })
+        };
+        index.apply(&Script::new().await.manifest((2000..2010).map(dated).collect()).await).unwrap();
+        let recent = Filter::parse(&["year>=2004".to_owned(), "year!=2006".to_owned()]).unwrap();
+        let mut query = ListQuery { filter: recent, limit: 2, look_at: Some(3), ..everything() };
+        let (mut found, mut pages) = (Vec::new(), Vec::new());
+        loop {
+            let page = index.list(&query).unwrap();
+            pages.push(page.records.len());
+            found.extend(page.records.into_iter().map(|record| record.doc_id));
+            query.after = page.last;
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(found, ["d2004", "d2005", "d2007", "d2008", "d2009"]);
+        assert_eq!(pages, [0, 2, 2, 1], "no page looked at more than three or found more than two");
     })
     .await;
 }

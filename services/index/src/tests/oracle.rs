@@ -7,7 +7,7 @@ use e2llm_store::manifest::Change;
 use proptest::prelude::*;
 use tonic::Request;
 
-use super::support::{Script, delete, record};
+use super::support::{Script, delete, record, summary};
 use crate::doc_index::{DocIndex, ListQuery, RecordKey};
 use crate::memory_index::MemoryIndex;
 use crate::{IndexOptions, IndexService};
@@ -15,6 +15,7 @@ use crate::{IndexOptions, IndexService};
 #[derive(Debug, Clone)]
 enum Step {
     Put(Vec<(usize, usize, usize, u64)>),
+    Summarize(usize, usize, usize, u64),
     Delete(usize, Vec<usize>),
     Get(usize, usize, Option<usize>),
     List { collection: usize, prefix: usize, page: u32 },
@@ -28,9 +29,11 @@ const FINGERPRINTS: [&str; 3] = ["f", "f-4x", "g"];
 const PREFIXES: [&str; 4] = ["", "a", "ab", "zz"];
 
 fn step() -> impl Strategy<Value = Step> {
-    let put = (0..2usize, 0..6usize, 0..3usize, 1..1000u64);
+    // few texts, so that summaries find theirs
+    let put = (0..2usize, 0..6usize, 0..3usize, 1..4u64);
     prop_oneof![
-        6 => prop::collection::vec(put, 1..4).prop_map(Step::Put),
+        6 => prop::collection::vec(put.clone(), 1..4).prop_map(Step::Put),
+        3 => put.prop_map(|(c, d, f, salt)| Step::Summarize(c, d, f, salt)),
         3 => (0..2usize, prop::collection::vec(0..6usize, 1..4)).prop_map(|(c, d)| Step::Delete(c, d)),
         4 => (0..2usize, 0..6usize, prop::option::of(0..3usize)).prop_map(|(c, d, f)| Step::Get(c, d, f)),
         4 => (0..2usize, 0..4usize, 1..5u32)
@@ -59,6 +62,7 @@ impl Pair {
     async fn run(&mut self, step: Step) {
         match step {
             Step::Put(puts) => self.put(puts).await,
+            Step::Summarize(c, d, f, salt) => self.summarize(COLLECTIONS[c], DOCUMENTS[d], FINGERPRINTS[f], salt).await,
             Step::Delete(collection, ids) => self.delete(COLLECTIONS[collection], ids).await,
             Step::Get(collection, doc, fingerprint) => self.get(collection, doc, fingerprint).await,
             Step::List { collection, prefix, page } => {
@@ -81,6 +85,17 @@ impl Pair {
         self.oracle.apply(&manifest).unwrap();
         let response = self.service.commit(Request::new(v1::CommitRequest { records })).await.unwrap();
         assert_eq!(response.into_inner().manifest, manifest.position.number);
+    }
+
+    async fn summarize(&mut self, collection: &str, doc_id: &str, fingerprint: &str, salt: u64) {
+        let of = summary(collection, doc_id, fingerprint, salt, "short");
+        let effects = self.oracle.apply(&self.script.manifest(vec![Change::Summary(of.clone())]).await).unwrap();
+        let v1::SummaryOf { collection, doc_id, fingerprint, text_hash, summary } = of;
+        let summaries = vec![v1::DocSummary { doc_id, fingerprint, text_hash, summary }];
+        let request = v1::PutSummariesRequest { collection, summaries };
+        let response = self.service.put_summaries(Request::new(request)).await.unwrap().into_inner();
+        assert_eq!(effects.kept, [response.kept == 1]);
+        assert_eq!(response.kept + response.dropped, 1);
     }
 
     async fn delete(&mut self, collection: &str, mut ids: Vec<usize>) {
@@ -131,6 +146,7 @@ impl Pair {
             collection: collection.to_owned(),
             id_prefix: prefix.to_owned(),
             page_size,
+            summaries: true,
             ..Default::default()
         };
         loop {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use e2llm_api::v1::{DocRecord, Segment};
+use e2llm_api::v1::{DocRecord, Segment, Summary, SummaryOf};
 use e2llm_store::Store;
 use e2llm_store::manifest::{Append, Change, Manifest, ManifestLog, Position};
 
@@ -57,6 +57,13 @@ impl Script {
 
 pub(super) fn delete(collection: &str, doc_id: &str) -> Change {
     Change::Delete { collection: collection.into(), doc_id: doc_id.into() }
+}
+
+/// The summary `text` of a record made with `salt`.
+pub(super) fn summary(collection: &str, doc_id: &str, fingerprint: &str, salt: u64, text: &str) -> SummaryOf {
+    let DocRecord { collection, doc_id, fingerprint, text_hash, .. } = record(collection, doc_id, fingerprint, salt);
+    let summary = Some(Summary { text: text.to_owned(), created_unix_ms: salt, ..Summary::default() });
+    SummaryOf { collection, doc_id, fingerprint, text_hash, summary }
 }
 
 pub(super) fn open_sled(path: &Path) -> crate::sled_index::SledIndex {

@@ -6,5 +6,6 @@ mod damage;
 mod full_disk;
 mod log_damage;
 mod rpc;
+mod summaries;
 mod support;
 mod writers;

@@ -19,7 +19,7 @@ async fn commit_refuses_what_could_not_be_served_and_writes_nothing() {
     let index = site.open().await;
     commit_each(&index, ["a".to_owned()]).await;
     type Spoil = fn(&mut DocRecord);
-    let cases: [(Spoil, ErrorCode, &str); 15] = [
+    let cases: [(Spoil, ErrorCode, &str); 17] = [
         (|r| r.doc_id = "a/b".into(), ErrorCode::InvalidId, "a/b"),
         (|r| r.doc_id = "x".repeat(300), ErrorCode::InvalidId, "300 bytes"),
         (|r| r.doc_id = String::new(), ErrorCode::InvalidId, "empty"),
@@ -34,6 +34,8 @@ async fn commit_refuses_what_could_not_be_served_and_writes_nothing() {
         (|r| r.mean_vector.push(0), ErrorCode::InvalidArgument, "65 bytes"),
         (|r| r.mean_vector[0..4].copy_from_slice(&f32::NAN.to_le_bytes()), ErrorCode::InvalidArgument, "not finite"),
         (|r| r.mean_vector.truncate(12), ErrorCode::InvalidArgument, "has 3 values"),
+        (|r| r.metadata = "[1]".into(), ErrorCode::InvalidArgument, "not a JSON object"),
+        (|r| r.metadata = format!("{{\"a\":\"{}\"}}", "x".repeat(16 << 10)), ErrorCode::InvalidArgument, "16392 bytes"),
         (|r| r.segments = vec![r.segments[0].clone(); 3000], ErrorCode::TooLarge, "fit the index"),
     ];
     for (spoil, code, naming) in cases {
