@@ -8,6 +8,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
 use e2llm_api::{Collection, DocId};
 
+use crate::input::Columns;
 use crate::train_cmd::TrainArgs;
 pub(crate) use options::{ContextArgs, GenerateArgs, OutputArgs};
 
@@ -103,6 +104,8 @@ pub(crate) struct EncodeArgs {
     #[arg(required = true, value_name = "INPUT")]
     pub(crate) inputs: Vec<String>,
     #[command(flatten)]
+    pub(crate) columns: Columns,
+    #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
@@ -116,6 +119,8 @@ pub(crate) struct SummarizeArgs {
     /// Documents that are already encoded
     #[arg(long = "id", value_name = "ID", num_args = 1..)]
     pub(crate) ids: Vec<DocId>,
+    #[command(flatten)]
+    pub(crate) columns: Columns,
     /// What to ask for, instead of the bundle's own instruction
     #[arg(long, value_name = "TEXT")]
     pub(crate) instruction: Option<String>,

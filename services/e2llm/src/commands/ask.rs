@@ -10,7 +10,7 @@ use super::bulk;
 use crate::app::App;
 use crate::cli::AskArgs;
 use crate::failure::{self, warn_line};
-use crate::input;
+use crate::input::{self, Input};
 use crate::local::{Needs, Services};
 use crate::output::{self, Output};
 use crate::render;
@@ -22,7 +22,7 @@ pub(crate) async fn run(app: &App, args: AskArgs) -> Result<ExitCode> {
         context: Some(args.context.to_options()),
         ..Default::default()
     };
-    let parts = input::read_questions(questions.clone());
+    let parts = input::read_questions(if questions == "-" { Input::Stdin } else { Input::Path(questions.into()) });
     bulk::run(app, JobKind::Ask, spec, parts, &args.output).await
 }
 

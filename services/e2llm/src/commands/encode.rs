@@ -12,6 +12,6 @@ use crate::input;
 
 pub(crate) async fn run(app: &App, args: EncodeArgs) -> Result<ExitCode> {
     let sources = bulk::sources(app, args.inputs).await?;
-    let parts = input::read_documents(sources);
+    let parts = input::read_documents(sources, args.columns);
     bulk::run(app, JobKind::Encode, JobSpec::default(), parts, &args.output).await
 }

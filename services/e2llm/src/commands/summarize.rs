@@ -18,6 +18,6 @@ pub(crate) async fn run(app: &App, args: SummarizeArgs) -> Result<ExitCode> {
         ..Default::default()
     };
     let sources = if args.ids.is_empty() { bulk::sources(app, args.inputs).await? } else { vec![Input::Ids(args.ids)] };
-    let parts = input::read_documents(sources);
+    let parts = input::read_documents(sources, args.columns);
     bulk::run(app, JobKind::Summarize, spec, parts, &args.output).await
 }
