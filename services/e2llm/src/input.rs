@@ -12,14 +12,18 @@
 //! | [`text`] | one text, piece by piece |
 //! | [`jsonl`] | documents, one JSON object per line |
 //! | [`parquet`] | documents or questions, one row each |
+//! | [`bucket`] | the same from an object store |
+//! | [`ids`] | ids of documents that are already encoded |
 //! | [`fields`] | the columns of a row that become a document |
 //! | [`questions`] | questions, one JSON object per line |
 //! | [`sniff`] | the first bytes of everything, to name formats that are not text |
 
+mod bucket;
 mod compressed;
 mod directory;
 mod emitter;
 mod fields;
+mod ids;
 mod jsonl;
 mod lines;
 mod parquet;
@@ -34,8 +38,10 @@ use std::path::{Path, PathBuf};
 
 use e2llm_api::v1::RowError;
 use e2llm_api::{DocId, ErrorCode};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::objects::Object;
 use emitter::Emitter;
 pub(crate) use emitter::{Key, Report, Stopped, key};
 pub(crate) use fields::Columns;
@@ -97,6 +103,8 @@ pub(crate) enum Input {
         /// The file.
         path: PathBuf,
     },
+    /// An object, or those below a prefix or of a pattern, in a bucket.
+    Object(Object),
     /// Documents that are already encoded.
     Ids(Vec<DocId>),
 }
@@ -111,27 +119,29 @@ pub(crate) fn read_with_report(
     inputs: Vec<Input>,
     columns: Columns,
 ) -> (mpsc::Receiver<Part>, oneshot::Receiver<Report>) {
-    on_thread(move |out| {
-        let reader = Reader { rows: Rows::Documents(columns) };
-        inputs.iter().try_for_each(|input| reader.read(input, out))
-    })
+    on_thread(Rows::Documents(columns), inputs)
 }
 
 /// Reads questions from a `.jsonl` or Parquet file, or from standard input for `-`.
 pub(crate) fn read_questions(input: Input) -> mpsc::Receiver<Part> {
-    on_thread(move |out| Reader { rows: Rows::Questions }.read(&input, out)).0
+    on_thread(Rows::Questions, vec![input]).0
 }
 
-fn on_thread(
-    read: impl FnOnce(&mut Emitter) -> Result<(), Stopped> + Send + 'static,
-) -> (mpsc::Receiver<Part>, oneshot::Receiver<Report>) {
+/// Reads ids of documents that are already encoded: one a line, or JSON Lines or Parquet with an "id".
+pub(crate) fn read_ids(input: Input) -> mpsc::Receiver<Part> {
+    on_thread(Rows::Ids, vec![input]).0
+}
+
+fn on_thread(rows: Rows, inputs: Vec<Input>) -> (mpsc::Receiver<Part>, oneshot::Receiver<Report>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let (done, report) = oneshot::channel();
+    let runtime = Handle::try_current().ok();
     // A plain thread, because one that waits for standard input must not hold up the end of the process.
     std::thread::spawn(move || {
         let mut emitter = Emitter::new(sender);
         // `Stopped` says that nobody listens any more: there is nobody to tell.
-        if let Ok(()) = read(&mut emitter) {
+        let reader = Reader { rows, runtime };
+        if inputs.iter().try_for_each(|input| reader.read(input, &mut emitter)).is_ok() {
             let _ = done.send(emitter.into_report());
         }
     });

@@ -19,7 +19,7 @@ use serde_json::{Map, Number, Value};
 
 use super::emitter::{Emitter, Stopped};
 use super::reader::Rows;
-use super::{lose_io, questions, text};
+use super::{ids, lose_io, questions, text};
 
 /// Rows decoded at once.
 const BATCH_ROWS: usize = 16;
@@ -70,6 +70,7 @@ pub(super) fn read(file: File, rows: &Rows, shown: &str, out: &mut Emitter) -> R
             (Err(error), _) => out.lose(&place, error)?,
             (Ok(object), Rows::Documents(columns)) => columns.document(object, &place, out)?,
             (Ok(object), Rows::Questions) => questions::question(object, &place, out)?,
+            (Ok(object), Rows::Ids) => ids::id(object, &place, out)?,
         }
     }
 }
@@ -131,6 +132,7 @@ fn projection(root: &Type, rows: &Rows, shown: &str) -> Result<Type, RowError> {
     let (mut needed, mut optional) = (Vec::new(), Vec::new());
     match rows {
         Rows::Questions => needed.extend(["id", "doc_ids", "question"]),
+        Rows::Ids => needed.push("id"),
         Rows::Documents(columns) => {
             needed.extend([columns.id.as_str(), columns.text.as_str()]);
             let named = !columns.metadata.is_empty();
@@ -142,7 +144,7 @@ fn projection(root: &Type, rows: &Rows, shown: &str) -> Result<Type, RowError> {
         let there: Vec<&str> = root.get_fields().iter().map(|field| field.name()).collect();
         let options = match rows {
             Rows::Documents(_) => "; choose with --id-column, --text-column, --metadata-column",
-            Rows::Questions => "",
+            Rows::Questions | Rows::Ids => "",
         };
         let message = format!("{shown} has no column {missing:?}, but {}{options}", there.join(", "));
         return Err(row_error(ErrorCode::InvalidArgument, message));
@@ -163,7 +165,7 @@ fn object(row: Row, rows: &Rows, place: &str) -> Result<Map<String, Value>, RowE
             (Rows::Documents(columns), Value::Number(id)) if name == columns.id => Value::String(id.to_string()),
             (Rows::Documents(columns), Value::Null) if name == columns.text => Value::String(String::new()),
             (Rows::Documents(columns), Value::String(text)) if is_json_metadata(columns, &name) => parsed(text),
-            (Rows::Questions, Value::Number(id)) if name == "id" => Value::String(id.to_string()),
+            (Rows::Questions | Rows::Ids, Value::Number(id)) if name == "id" => Value::String(id.to_string()),
             (_, value) => value,
         };
         object.insert(name, value);

@@ -4,22 +4,28 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
+use tokio::runtime::Handle;
+
 use super::compressed::{self, Content};
 use super::emitter::{Emitter, Stopped};
 use super::fields::Columns;
-use super::{Input, directory, jsonl, lose_io, parquet, path_id, questions, shown, sniff, text};
+use super::{Input, bucket, directory, ids, jsonl, lose_io, parquet, path_id, questions, shown, sniff, text};
 
 /// What the rows of a table are.
 #[derive(Debug)]
 pub(super) enum Rows {
     Documents(Columns),
     Questions,
+    /// Ids of documents that are already encoded.
+    Ids,
 }
 
 /// Reads sources one after the other.
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) rows: Rows,
+    /// Reads object stores.
+    pub(super) runtime: Option<Handle>,
 }
 
 impl Reader {
@@ -29,6 +35,7 @@ impl Reader {
             Input::Path(path) if path.is_dir() && self.takes_texts() => directory::read(path, out),
             Input::Path(path) => self.file(path, Path::new(path.file_name().unwrap_or(path.as_os_str())), out),
             Input::Match { root, path } => self.file(path, path.strip_prefix(root).unwrap_or(path), out),
+            Input::Object(object) => bucket::read(self, object, out),
             Input::Ids(ids) => ids.iter().try_for_each(|id| stored(id.as_str(), "the command line", out)),
         }
     }
@@ -51,7 +58,14 @@ impl Reader {
     }
 
     /// A source whose name may say what it holds.
-    fn named(&self, content: Content, path: &Path, id: &str, shown: &str, out: &mut Emitter) -> Result<(), Stopped> {
+    pub(super) fn named(
+        &self,
+        content: Content,
+        path: &Path,
+        id: &str,
+        shown: &str,
+        out: &mut Emitter,
+    ) -> Result<(), Stopped> {
         let extension = sniff::Extension::of(&compressed::inner_name(path));
         if parquet::is_parquet(&content.head) {
             return parquet::read_stream(content.reader, &self.rows, shown, out);
@@ -102,11 +116,12 @@ impl Reader {
         match &self.rows {
             Rows::Documents(columns) => jsonl::read(reader, columns, shown, out),
             Rows::Questions => questions::read(reader, shown, out),
+            Rows::Ids => ids::read(reader, shown, out),
         }
     }
 
     /// Whether a source may be one text.
-    fn takes_texts(&self) -> bool {
+    pub(super) fn takes_texts(&self) -> bool {
         matches!(self.rows, Rows::Documents(_))
     }
 }

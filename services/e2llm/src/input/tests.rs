@@ -71,7 +71,7 @@ fn assert_fails(rows: &[(String, Result<String, RowError>)], id: &str, code: &st
 
 fn unnamed(content: &'static [u8]) -> Vec<(String, Result<String, RowError>)> {
     let (sender, mut receiver) = mpsc::channel(1000);
-    let reader = Reader { rows: Rows::Documents(Columns::default()) };
+    let reader = Reader { rows: Rows::Documents(Columns::default()), runtime: None };
     reader.unnamed(content, "stdin", "standard input", &mut Emitter::new(sender)).unwrap();
     let mut out = Vec::new();
     let mut text = String::new();

@@ -69,7 +69,7 @@ async fn rows_come_back_from_the_coordinator_in_input_order() {
     let (services, _server) = coordinator().await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out.jsonl");
-    let output = Output::open(&OutputArgs { output: Some(path.clone()) }, false).unwrap();
+    let output = Output::open(&OutputArgs { output: Some(path.clone()), errors: None }, false).unwrap();
     let mut view = View::new(JobKind::Encode, output, true);
     let ids: Vec<String> = (0..600).map(|number| format!("row {number}")).collect();
     let rows = look_ahead(ids.iter().map(|id| failed(id)).collect()).await;
