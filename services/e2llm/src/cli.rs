@@ -9,9 +9,10 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
 use e2llm_api::{Collection, DocId};
 
+use crate::input::Columns;
 use crate::train_cmd::TrainArgs;
 pub(crate) use jobs::JobsCommand;
-pub(crate) use options::{ContextArgs, GenerateArgs, OutputArgs};
+pub(crate) use options::{ContextArgs, GenerateArgs, OutputArgs, StoredArgs};
 
 /// Reads long documents once, keeps each as a small soft prompt, then answers and summarises from it.
 ///
@@ -105,6 +106,8 @@ pub(crate) struct EncodeArgs {
     #[arg(required = true, value_name = "INPUT")]
     pub(crate) inputs: Vec<String>,
     #[command(flatten)]
+    pub(crate) columns: Columns,
+    #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
@@ -113,11 +116,19 @@ pub(crate) struct EncodeArgs {
 #[command(after_long_help = INPUT_HELP)]
 pub(crate) struct SummarizeArgs {
     /// Directory, file, .jsonl, `-` or sample:NAME (see below)
-    #[arg(required_unless_present = "ids", conflicts_with = "ids", value_name = "INPUT")]
+    #[arg(
+        required_unless_present_any = ["ids", "ids_from", "conditions"],
+        conflicts_with_all = ["ids", "ids_from", "conditions"],
+        value_name = "INPUT"
+    )]
     pub(crate) inputs: Vec<String>,
     /// Documents that are already encoded
-    #[arg(long = "id", value_name = "ID", num_args = 1..)]
+    #[arg(long = "id", value_name = "ID", num_args = 1.., conflicts_with_all = ["ids_from", "conditions"])]
     pub(crate) ids: Vec<DocId>,
+    #[command(flatten)]
+    pub(crate) stored: StoredArgs,
+    #[command(flatten)]
+    pub(crate) columns: Columns,
     /// What to ask for, instead of the bundle's own instruction
     #[arg(long, value_name = "TEXT")]
     pub(crate) instruction: Option<String>,
@@ -135,12 +146,20 @@ pub(crate) struct AskArgs {
     /// The question
     #[arg(conflicts_with = "input")]
     pub(crate) question: Option<String>,
-    /// The documents to ask, one or several
-    #[arg(long = "id", value_name = "ID", num_args = 1.., conflicts_with = "input")]
+    /// The documents to ask, one or several at once
+    #[arg(long = "id", value_name = "ID", num_args = 1.., conflicts_with_all = ["input", "each", "ids_from", "conditions"])]
     pub(crate) ids: Vec<String>,
-    /// Many questions: a .jsonl of {"id": "…", "doc_ids": ["…"], "question": "…"}, or `-`
-    #[arg(long, value_name = "FILE", required_unless_present = "ids")]
+    /// Many questions: a .jsonl of {"id": "…", "doc_ids": ["…"], "question": "…"}, Parquet, or `-`
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["ids", "each", "ids_from", "conditions"],
+        conflicts_with_all = ["each", "ids_from", "conditions"])]
     pub(crate) input: Option<String>,
+    /// Ask the question of each document of these inputs (as for `encode`), encoding first what is new
+    #[arg(long, value_name = "INPUT", num_args = 1.., conflicts_with_all = ["ids_from", "conditions"])]
+    pub(crate) each: Vec<String>,
+    #[command(flatten)]
+    pub(crate) stored: StoredArgs,
+    #[command(flatten)]
+    pub(crate) columns: Columns,
     #[command(flatten)]
     pub(crate) generate: GenerateArgs,
     #[command(flatten)]
@@ -159,12 +178,34 @@ impl AskArgs {
             None if ids.len() > 1 => ids.pop().unwrap_or_default(),
             None => anyhow::bail!("no question; write it after the ids: e2llm ask --id {} \"…?\"", ids.join(" ")),
         };
-        if question.trim().is_empty() {
-            anyhow::bail!("the question is empty; write it after the ids");
-        }
+        check_question(&question)?;
         let ids = ids.into_iter().map(DocId::new).collect::<Result<Vec<_>, _>>()?;
         Ok((ids, question))
     }
+}
+
+impl AskArgs {
+    /// The question that goes to each of many documents, if that is what is asked for. `--each a b "question"` reads as
+    /// three inputs, so without a question of its own the last of several inputs is the question.
+    pub(crate) fn question_for_each(&mut self) -> anyhow::Result<Option<String>> {
+        if self.each.is_empty() && !self.stored.is_given() {
+            return Ok(None);
+        }
+        let question = match self.question.take() {
+            Some(question) => question,
+            None if self.each.len() > 1 => self.each.pop().unwrap_or_default(),
+            None => anyhow::bail!("no question; write it first: e2llm ask \"…?\" --each INPUT"),
+        };
+        check_question(&question)?;
+        Ok(Some(question))
+    }
+}
+
+fn check_question(question: &str) -> anyhow::Result<()> {
+    if question.trim().is_empty() {
+        anyhow::bail!("the question is empty; write one");
+    }
+    Ok(())
 }
 
 /// `e2llm docs …`

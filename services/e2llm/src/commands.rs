@@ -7,4 +7,5 @@ pub(crate) mod doctor;
 pub(crate) mod encode;
 pub(crate) mod jobs;
 pub(crate) mod models;
+mod stored;
 pub(crate) mod summarize;

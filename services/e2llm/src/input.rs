@@ -11,29 +11,41 @@
 //! | [`compressed`] | the content of any of them that is gzip or zstd |
 //! | [`text`] | one text, piece by piece |
 //! | [`jsonl`] | documents, one JSON object per line |
+//! | [`parquet`] | documents or questions, one row each |
+//! | [`bucket`] | the same from an object store |
+//! | [`ids`] | ids of documents that are already encoded |
+//! | [`fields`] | the columns of a row that become a document |
 //! | [`questions`] | questions, one JSON object per line |
 //! | [`sniff`] | the first bytes of everything, to name formats that are not text |
 
+mod bucket;
 mod compressed;
 mod directory;
 mod emitter;
+mod fields;
+mod ids;
 mod jsonl;
 mod lines;
+mod parquet;
 mod path_id;
 mod questions;
+mod reader;
 mod sniff;
 mod text;
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use e2llm_api::v1::RowError;
 use e2llm_api::{DocId, ErrorCode};
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
 
-use compressed::Content;
+use crate::objects::Object;
 use emitter::Emitter;
-pub(crate) use emitter::Stopped;
+pub(crate) use emitter::{Key, Report, Stopped, key};
+pub(crate) use fields::Columns;
+use reader::{Reader, Rows};
 
 /// Parts that may wait between the reading thread and the sender; bounds memory to about as many MiB.
 const QUEUE: usize = 8;
@@ -49,6 +61,8 @@ pub(crate) enum Part {
         id: String,
         /// Length of the pieces together.
         bytes: u64,
+        /// The text of a JSON object of at most 16 KiB, or empty.
+        metadata: String,
     },
     /// A document whose text is in the store.
     Stored {
@@ -89,101 +103,49 @@ pub(crate) enum Input {
         /// The file.
         path: PathBuf,
     },
+    /// An object, or those below a prefix or of a pattern, in a bucket.
+    Object(Object),
     /// Documents that are already encoded.
     Ids(Vec<DocId>),
 }
 
 /// Reads documents on a thread of its own. Dropping the receiver stops it.
-pub(crate) fn read_documents(inputs: Vec<Input>) -> mpsc::Receiver<Part> {
-    on_thread(move |out| inputs.iter().try_for_each(|input| read_input(input, out)))
+pub(crate) fn read_documents(inputs: Vec<Input>, columns: Columns) -> mpsc::Receiver<Part> {
+    read_with_report(inputs, columns).0
 }
 
-/// Reads questions from a `.jsonl` file, or from standard input for `-`.
-pub(crate) fn read_questions(input: String) -> mpsc::Receiver<Part> {
-    on_thread(move |out| {
-        if input == "-" {
-            return read_questions_from(Content::of(io::stdin().lock()), "standard input", out);
-        }
-        let path = Path::new(&input);
-        read_questions_from(Content::open(path).map(|(content, _)| content), &shown(path), out)
-    })
+/// Reads documents, and in the end tells which there were. No report comes from an input that was not read to its end.
+pub(crate) fn read_with_report(
+    inputs: Vec<Input>,
+    columns: Columns,
+) -> (mpsc::Receiver<Part>, oneshot::Receiver<Report>) {
+    on_thread(Rows::Documents(columns), inputs)
 }
 
-fn read_questions_from(content: io::Result<Content>, shown: &str, out: &mut Emitter) -> Result<(), Stopped> {
-    match content {
-        Ok(content) if sniff::foreign(&content.head).is_none() => {
-            questions::read(BufReader::new(content.reader), shown, out)
-        }
-        Ok(content) => text::fail_foreign(out, shown, shown, &content.head),
-        Err(error) => fail_io(out, shown, shown, &error),
-    }
+/// Reads questions from a `.jsonl` or Parquet file, or from standard input for `-`.
+pub(crate) fn read_questions(input: Input) -> mpsc::Receiver<Part> {
+    on_thread(Rows::Questions, vec![input]).0
 }
 
-fn on_thread(read: impl FnOnce(&mut Emitter) -> Result<(), Stopped> + Send + 'static) -> mpsc::Receiver<Part> {
+/// Reads ids of documents that are already encoded: one a line, or JSON Lines or Parquet with an "id".
+pub(crate) fn read_ids(input: Input) -> mpsc::Receiver<Part> {
+    on_thread(Rows::Ids, vec![input]).0
+}
+
+fn on_thread(rows: Rows, inputs: Vec<Input>) -> (mpsc::Receiver<Part>, oneshot::Receiver<Report>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
+    let (done, report) = oneshot::channel();
+    let runtime = Handle::try_current().ok();
     // A plain thread, because one that waits for standard input must not hold up the end of the process.
     std::thread::spawn(move || {
         let mut emitter = Emitter::new(sender);
         // `Stopped` says that nobody listens any more: there is nobody to tell.
-        let _ = read(&mut emitter);
+        let reader = Reader { rows, runtime };
+        if inputs.iter().try_for_each(|input| reader.read(input, &mut emitter)).is_ok() {
+            let _ = done.send(emitter.into_report());
+        }
     });
-    receiver
-}
-
-fn read_input(input: &Input, out: &mut Emitter) -> Result<(), Stopped> {
-    match input {
-        Input::Stdin => read_unnamed(io::stdin().lock(), "stdin", "standard input", out),
-        Input::Path(path) if path.is_dir() => directory::read(path, out),
-        Input::Path(path) => read_file(path, Path::new(path.file_name().unwrap_or(path.as_os_str())), out),
-        Input::Match { root, path } => read_file(path, path.strip_prefix(root).unwrap_or(path), out),
-        Input::Ids(ids) => {
-            for id in ids {
-                match out.admit(id.as_str(), "the command line") {
-                    Ok(id) => out.document(id, 0)?,
-                    Err(error) => out.fail(id.as_str(), error)?,
-                }
-            }
-            Ok(())
-        }
-    }
-}
-
-/// A file named on the command line. Its first bytes decide, not its extension: whoever names a file means it.
-/// `name` becomes its id.
-fn read_file(path: &Path, name: &Path, out: &mut Emitter) -> Result<(), Stopped> {
-    let (shown, id) = (shown(path), path_id::encode(name));
-    let (content, is_regular) = match Content::open(path) {
-        Ok(opened) => opened,
-        Err(error) => return fail_io(out, &id, &shown, &error),
-    };
-    if !is_regular {
-        return read_content(content, &id, &shown, out);
-    }
-    match sniff::Extension::of(&compressed::inner_name(path)) {
-        sniff::Extension::JsonLines if sniff::foreign(&content.head).is_some() => {
-            text::fail_foreign(out, &id, &shown, &content.head)
-        }
-        sniff::Extension::JsonLines => jsonl::read(BufReader::new(content.reader), &shown, out),
-        sniff::Extension::Foreign(format) => out.fail(&id, compressed::foreign(format, path)),
-        _ => text::read(content.reader, &id, &shown, out),
-    }
-}
-
-/// Standard input or a pipe.
-fn read_unnamed(reader: impl Read + 'static, id: &str, shown: &str, out: &mut Emitter) -> Result<(), Stopped> {
-    match Content::of(reader) {
-        Ok(content) => read_content(content, id, shown, out),
-        Err(error) => fail_io(out, id, shown, &error),
-    }
-}
-
-/// JSON Lines if the first byte that is not blank is `{`, otherwise one text.
-fn read_content(content: Content, id: &str, shown: &str, out: &mut Emitter) -> Result<(), Stopped> {
-    let Content { reader, head } = content;
-    let start = head.strip_prefix(text::BOM).unwrap_or(&head);
-    let first = start.iter().find(|byte| !byte.is_ascii_whitespace());
-    let is_jsonl = first == Some(&b'{') && sniff::foreign(&head).is_none();
-    if is_jsonl { jsonl::read(BufReader::new(reader), shown, out) } else { text::read(reader, id, shown, out) }
+    (receiver, report)
 }
 
 /// The first 4 KiB, or all there is: enough for every format that [`sniff`] knows.
@@ -193,8 +155,9 @@ fn read_head(reader: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-fn fail_io(out: &mut Emitter, id: &str, shown: &str, error: &io::Error) -> Result<(), Stopped> {
-    out.fail(id, io_error(shown, error))
+/// Reports a source that cannot be read, so that nobody knows what is in it.
+fn lose_io(out: &mut Emitter, id: &str, shown: &str, error: &io::Error) -> Result<(), Stopped> {
+    out.lose(id, io_error(shown, error))
 }
 
 /// The row error of a file that cannot be read.

@@ -73,7 +73,7 @@ impl Rows {
 fn message(part: Part) -> Message {
     Message::Row(match part {
         Part::Piece(text) => return Message::Piece(TextPiece { text }),
-        Part::Document { id, bytes } => Row { id, text_bytes: bytes, ..Default::default() },
+        Part::Document { id, bytes, metadata } => Row { id, text_bytes: bytes, metadata, ..Default::default() },
         Part::Stored { id, text_hash } => Row { id, text_hash, ..Default::default() },
         Part::Question { id, doc_ids, question } => Row { id, doc_ids, question, ..Default::default() },
         Part::Failed { id, error } => Row { id, error: Some(error), ..Default::default() },

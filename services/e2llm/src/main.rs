@@ -14,6 +14,7 @@ mod failure;
 mod input;
 mod job;
 mod local;
+mod objects;
 mod output;
 mod probes;
 mod progress;

@@ -1,15 +1,19 @@
-//! Where results go: standard output, or a file that appears only once it is complete.
+//! Where results go: standard output, or a file or object that appears only once it is complete.
 
-use std::fs::{File, Permissions};
+mod destination;
+mod table;
+
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
-use serde_json::Value;
-use tempfile::NamedTempFile;
+use anyhow::{Context, Result, bail};
+use e2llm_api::v1::{JobKind, RowResult};
+use serde_json::{Value, json};
 
 use crate::cli::OutputArgs;
+use crate::render::row_json;
+use destination::Destination;
+use table::Table;
 
 /// The sink of a command's results.
 #[derive(Debug)]
@@ -20,43 +24,73 @@ pub(crate) enum Output {
     Json,
     /// Nowhere: only errors and the tally matter.
     Silent,
-    /// JSON Lines in a file beside its final name; dropped unless [`Output::commit`] renames it.
-    File { path: PathBuf, writer: Box<BufWriter<NamedTempFile>> },
-    /// JSON Lines into something that cannot be renamed over, such as `/dev/stdout` or a named pipe.
-    Device { path: PathBuf, writer: Box<BufWriter<File>> },
+    /// JSON Lines in a file or object that is dropped unless [`Output::commit`] makes it final.
+    Lines(Box<BufWriter<Destination>>),
+    /// Parquet in the same.
+    Table(Box<Table>),
+    /// Rows that failed go apart.
+    Apart { rows: Box<Output>, errors: Box<BufWriter<Destination>> },
 }
 
 impl Output {
-    /// Opens the file of `--output`, so that a path that cannot be written fails before the work starts.
+    /// Opens `--output` and `--errors`, so that a path that cannot be written fails before the work starts.
     pub(crate) fn open(args: &OutputArgs, json: bool) -> Result<Self> {
-        let Some(path) = args.output.clone() else {
-            return Ok(if json { Output::Json } else { Output::Text });
+        let is_same = args.output.is_some() && args.output == args.errors;
+        if is_same {
+            bail!("--output and --errors name the same file; give them different names");
+        }
+        let rows = match &args.output {
+            Some(path) => Self::at(path)?,
+            None if json => Output::Json,
+            None => Output::Text,
         };
-        let metadata = path.metadata().ok();
-        if metadata.as_ref().is_some_and(|metadata| metadata.is_dir()) {
-            bail!("--output {} is a directory; name a file in it", path.display());
-        }
-        if metadata.is_some_and(|metadata| !metadata.is_file()) {
-            let opened = File::options().write(true).open(&path);
-            let file = opened.with_context(|| format!("cannot write to --output {}", path.display()))?;
-            return Ok(Output::Device { path, writer: Box::new(BufWriter::new(file)) });
-        }
-        let file = temporary_beside(&path).map_err(|error| {
-            // The error's text has the temporary file's name, which says nothing to the user.
-            let (path, kind) = (path.display(), error.kind());
-            anyhow!("cannot write --output {path} ({kind}); check that its directory exists and is writable")
-        })?;
-        Ok(Output::File { path, writer: Box::new(BufWriter::new(file)) })
+        let Some(errors) = &args.errors else { return Ok(rows) };
+        let errors = Box::new(BufWriter::new(Destination::open("--errors", errors)?));
+        Ok(Output::Apart { rows: Box::new(rows), errors })
     }
 
-    /// Whether results are JSON.
+    fn at(path: &Path) -> Result<Self> {
+        let destination = Destination::open("--output", path)?;
+        let is_table = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"));
+        Ok(if is_table {
+            Output::Table(Box::new(Table::new(destination)))
+        } else {
+            Output::Lines(Box::new(BufWriter::new(destination)))
+        })
+    }
+
+    /// Whether results are data for programs.
     pub(crate) fn is_json(&self) -> bool {
-        !matches!(self, Output::Text | Output::Silent)
+        match self {
+            Output::Text | Output::Silent => false,
+            Output::Json | Output::Lines(_) | Output::Table(_) => true,
+            Output::Apart { rows, .. } => rows.is_json(),
+        }
     }
 
-    /// Whether results go to standard output.
-    pub(crate) fn is_stdout(&self) -> bool {
-        matches!(self, Output::Text | Output::Json)
+    /// Where all errors are kept, if not on standard output.
+    pub(crate) fn keeps_errors(&self) -> Option<&'static str> {
+        match self {
+            Output::Text | Output::Json | Output::Silent => None,
+            Output::Lines(_) | Output::Table(_) => Some("output"),
+            Output::Apart { .. } => Some("errors"),
+        }
+    }
+
+    /// Writes a finished row as data.
+    pub(crate) fn row(&mut self, kind: JobKind, row: &RowResult) -> Result<()> {
+        match self {
+            Output::Table(table) => table.row(kind, row),
+            Output::Apart { rows, errors } => match &row.error {
+                Some(error) => {
+                    let (code, message) = (&error.code, &error.message);
+                    let line = json!({"id": row.id, "code": code, "attempts": row.attempts, "message": message});
+                    write_line(errors, &line)
+                }
+                None => rows.row(kind, row),
+            },
+            _ => self.json(&row_json(kind, row)),
+        }
     }
 
     /// Writes one JSON line.
@@ -64,37 +98,33 @@ impl Output {
         match self {
             Output::Silent => Ok(()),
             Output::Text | Output::Json => print_line(&value.to_string()),
-            Output::File { path, writer } => writeln!(writer, "{value}").with_context(|| full(path)),
-            Output::Device { path, writer } => writeln!(writer, "{value}").with_context(|| full(path)),
+            Output::Lines(writer) => write_line(writer, value),
+            Output::Table(_) => bail!("Parquet takes the rows of bulk commands only; name a .jsonl for one answer"),
+            Output::Apart { rows, .. } => rows.json(value),
         }
     }
 
-    /// Makes the output final: until here nothing stands under the file's name.
+    /// Makes the output final: until here nothing stands under its name.
     pub(crate) fn commit(self) -> Result<()> {
         match self {
             Output::Text | Output::Json | Output::Silent => Ok(()),
-            Output::Device { path, mut writer } => writer.flush().with_context(|| full(&path)),
-            Output::File { path, writer } => {
-                let file = writer.into_inner().map_err(io::IntoInnerError::into_error).with_context(|| full(&path))?;
-                file.as_file().sync_all().with_context(|| full(&path))?;
-                file.persist(&path).map_err(|error| error.error).with_context(|| full(&path))?;
-                Ok(())
+            Output::Lines(writer) => commit(*writer),
+            Output::Table(table) => table.commit(),
+            Output::Apart { rows, errors } => {
+                rows.commit()?;
+                commit(*errors)
             }
         }
     }
 }
 
-fn full(path: &Path) -> String {
-    format!("cannot write {}; nothing was written under that name, check the space on its disk", path.display())
+fn write_line(writer: &mut BufWriter<Destination>, value: &Value) -> Result<()> {
+    writeln!(writer, "{value}").with_context(|| writer.get_ref().failure())
 }
 
-fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut prefix = std::ffi::OsString::from(".");
-    prefix.push(path.file_name().unwrap_or_default());
-    // As any new file: the process's umask applies.
-    let permissions = Permissions::from_mode(0o666);
-    tempfile::Builder::new().prefix(&prefix).suffix(".tmp").permissions(permissions).tempfile_in(directory)
+fn commit(writer: BufWriter<Destination>) -> Result<()> {
+    let failure = writer.get_ref().failure();
+    writer.into_inner().map_err(io::IntoInnerError::into_error).context(failure)?.commit()
 }
 
 /// Writes text to standard output as it is, and makes it visible at once.
@@ -115,7 +145,7 @@ mod tests {
     use std::fs;
 
     fn file_output(path: &Path) -> Result<Output> {
-        Output::open(&OutputArgs { output: Some(path.to_owned()) }, false)
+        Output::open(&OutputArgs { output: Some(path.to_owned()), errors: None }, false)
     }
 
     #[test]
@@ -157,5 +187,24 @@ mod tests {
         output.json(&json!({"id": "a"})).unwrap();
         output.commit().unwrap();
         assert!(!Path::new("/dev/null").metadata().unwrap().is_file());
+    }
+
+    #[test]
+    fn failed_rows_go_to_the_errors_file_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (output, errors) = (dir.path().join("out.jsonl"), dir.path().join("errors.jsonl"));
+        let args = OutputArgs { output: Some(output.clone()), errors: Some(errors.clone()) };
+        let mut opened = Output::open(&args, false).unwrap();
+        let error = Some(e2llm_api::row_error(e2llm_api::ErrorCode::Internal, "it broke"));
+        let good = RowResult { id: "a".into(), text: "An answer.".into(), ..Default::default() };
+        let bad = RowResult { id: "b".into(), attempts: 3, error, ..Default::default() };
+        [good, bad].iter().for_each(|row| opened.row(JobKind::Ask, row).unwrap());
+        assert!(!errors.exists());
+        opened.commit().unwrap();
+        assert_eq!(fs::read_to_string(&output).unwrap(), "{\"id\":\"a\",\"answer\":\"An answer.\"}\n");
+        let line = "{\"id\":\"b\",\"code\":\"INTERNAL\",\"attempts\":3,\"message\":\"it broke\"}\n";
+        assert_eq!(fs::read_to_string(&errors).unwrap(), line);
+        let same = OutputArgs { output: Some(output.clone()), errors: Some(output) };
+        assert!(Output::open(&same, false).unwrap_err().to_string().contains("same file"));
     }
 }

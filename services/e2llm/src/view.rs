@@ -9,7 +9,7 @@ use e2llm_api::v1::{JobKind, JobStatus, RowResult};
 use crate::failure::warn_line;
 use crate::output::{self, Output};
 use crate::progress::Progress;
-use crate::render::{count, duration, row_error_text, row_json, row_text};
+use crate::render::{count, duration, row_error_text, row_text};
 
 /// Error lines on standard error when the errors are in a file anyway.
 const ERRORS_SHOWN: u64 = 20;
@@ -59,8 +59,9 @@ impl View {
             if row.error.is_some() && !matches!(output, Output::Json) {
                 warn_of(row, output, tally.failed);
             }
-            if output.is_json() {
-                return output.json(&row_json(*kind, row));
+            let goes_apart = row.error.is_some() && matches!(output, Output::Apart { .. });
+            if output.is_json() || goes_apart {
+                return output.row(*kind, row);
             }
             let is_silent = row.error.is_some() || matches!(output, Output::Silent);
             if is_silent { Ok(()) } else { output::print_line(&row_text(*kind, row, *width)) }
@@ -103,10 +104,10 @@ impl View {
 }
 
 fn warn_of(row: &RowResult, output: &Output, failed: u64) {
-    if output.is_stdout() || failed <= ERRORS_SHOWN {
-        warn_line(&row_error_text(row));
-    } else if failed == ERRORS_SHOWN + 1 {
-        warn_line("further errors are in the output file");
+    match output.keeps_errors() {
+        Some(file) if failed == ERRORS_SHOWN + 1 => warn_line(&format!("further errors are in the {file} file")),
+        Some(_) if failed > ERRORS_SHOWN => {}
+        _ => warn_line(&row_error_text(row)),
     }
 }
 
@@ -160,7 +161,7 @@ mod tests {
     fn a_file_holds_every_row_in_order_and_a_failed_row_fails_the_command() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.jsonl");
-        let args = crate::cli::OutputArgs { output: Some(path.clone()) };
+        let args = crate::cli::OutputArgs { output: Some(path.clone()), errors: None };
         let mut view = View::new(JobKind::Summarize, Output::open(&args, false).unwrap(), true);
         rows().iter().for_each(|row| view.row(row).unwrap());
         let code = view.finish(true).unwrap();

@@ -31,6 +31,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// One request with its body: the largest blobs take seconds, a stalled server must not take minutes.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The client of a bucket or container such as `s3://bucket`, for objects that are no store's: inputs and outputs.
+/// Configured by the environment as a store is; retries what is idempotent.
+///
+/// # Errors
+/// [`StoreError::InvalidUrl`] if the URL names no bucket or the environment does not say how to reach it.
+pub fn open_bucket(url: &str) -> Result<Arc<dyn ObjectStore>> {
+    let vars: Vec<(String, String)> =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    Ok(Backend::open(url, &vars)?.objects)
+}
+
 impl Backend {
     /// Opens `url`; `vars` are environment variables (`AWS_*`, `GOOGLE_*`, `AZURE_*`).
     pub(crate) fn open(url: &str, vars: &[(String, String)]) -> Result<Self> {

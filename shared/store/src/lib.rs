@@ -51,6 +51,7 @@ mod text_format;
 mod utf8;
 mod verify;
 
+pub use backend::open_bucket;
 pub use blob::{ChunkMeta, MAX_CHUNKS, SoftPrompt};
 pub use error::{Result, StoreError};
 pub use identity::LAYOUT_VERSION;

@@ -69,12 +69,36 @@ impl ContextArgs {
     }
 }
 
+/// Which of the stored documents to work on.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Stored documents")]
+pub(crate) struct StoredArgs {
+    /// The documents whose ids stand in this file, object or `-`: one a line, or JSON Lines or Parquet with an "id"
+    #[arg(long, value_name = "FILE", conflicts_with = "conditions")]
+    pub(crate) ids_from: Option<String>,
+    /// The documents whose metadata meets this condition, such as `year>=2020`, `lang=en` or `!draft`; given several
+    /// times, all of them
+    #[arg(long = "where", value_name = "COND")]
+    pub(crate) conditions: Vec<String>,
+}
+
+impl StoredArgs {
+    /// Whether any documents are named this way.
+    pub(crate) fn is_given(&self) -> bool {
+        self.ids_from.is_some() || !self.conditions.is_empty()
+    }
+}
+
 /// Where the results go.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct OutputArgs {
-    /// Write JSON Lines to this file, which appears only once all of it is there
+    /// Write JSON Lines to this file or object (s3://…), or Parquet if its name ends in .parquet. It appears only
+    /// once all of it is there
     #[arg(long, short, value_name = "PATH")]
     pub(crate) output: Option<PathBuf>,
+    /// Write rows that failed here instead, as JSON Lines of {"id", "code", "attempts", "message"}
+    #[arg(long, value_name = "PATH")]
+    pub(crate) errors: Option<PathBuf>,
 }
 
 fn number(text: &str, fits: fn(f32) -> bool, expected: &str) -> Result<f32, String> {

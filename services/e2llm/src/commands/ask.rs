@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use e2llm_api::v1::{AskRequest, JobKind, JobSpec, Usage, generate_event};
 use serde_json::json;
 
-use super::bulk;
+use super::bulk::{self, Source};
 use crate::app::App;
 use crate::cli::AskArgs;
 use crate::failure::{self, warn_line};
@@ -15,20 +15,29 @@ use crate::local::{Needs, Services};
 use crate::output::{self, Output};
 use crate::render;
 
-pub(crate) async fn run(app: &App, args: AskArgs) -> Result<ExitCode> {
-    let Some(questions) = &args.input else { return one(app, &args).await };
+pub(crate) async fn run(app: &App, mut args: AskArgs) -> Result<ExitCode> {
+    let question = args.question_for_each()?;
+    let source = match (&question, &args.input) {
+        (Some(_), _) if args.stored.is_given() => bulk::stored(args.stored)?,
+        (Some(_), _) => Source::Parts(input::read_documents(bulk::sources(app, args.each).await?, args.columns)),
+        (None, Some(questions)) => Source::Parts(input::read_questions(bulk::list_source(questions)?)),
+        (None, None) => return one(app, &args).await,
+    };
     let spec = JobSpec {
+        question: question.unwrap_or_default(),
         generate: Some(args.generate.to_options()),
         context: Some(args.context.to_options()),
         ..Default::default()
     };
-    let parts = input::read_questions(questions.clone());
-    bulk::run(app, JobKind::Ask, spec, parts, &args.output).await
+    bulk::run(app, JobKind::Ask, spec, source, &args.output).await
 }
 
 async fn one(app: &App, args: &AskArgs) -> Result<ExitCode> {
     let (ids, question) = args.ids_and_question()?;
     let mut output = Output::open(&args.output, app.settings.json)?;
+    if matches!(output, Output::Table(_) | Output::Apart { .. }) {
+        bail!("one answer is neither a table nor a list of errors; give --output a .jsonl, and leave out --errors");
+    }
     let request = AskRequest {
         collection: app.settings.collection.to_string(),
         doc_ids: ids.into_iter().map(String::from).collect(),

@@ -4,38 +4,79 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use e2llm_api::v1::{JobKind, JobSpec};
+use e2llm_api::v1::{JobKind, JobSpec, RowResult};
 use glob::MatchOptions;
 use tokio::sync::mpsc;
 
+use super::stored;
 use crate::app::App;
-use crate::cli::OutputArgs;
+use crate::cli::{OutputArgs, StoredArgs};
 use crate::failure::Interrupted;
-use crate::input::{Input, Part};
+use crate::input::{self, Input, Part};
 use crate::job::{self, Rows};
-use crate::local::Needs;
+use crate::local::{Needs, Services};
+use crate::objects::ObjectUrl;
 use crate::output::Output;
 use crate::view::View;
+
+/// Where the rows of a job come from.
+pub(super) enum Source {
+    /// Read on this side.
+    Parts(mpsc::Receiver<Part>),
+    /// Documents of the index whose metadata meets all conditions.
+    Where(Vec<String>),
+}
 
 /// Runs a job of `kind` over the rows; the fields of `spec` that all jobs share are filled in here.
 pub(super) async fn run(
     app: &App,
     kind: JobKind,
     spec: JobSpec,
-    parts: mpsc::Receiver<Part>,
+    source: Source,
     output: &OutputArgs,
 ) -> Result<ExitCode> {
     let output = Output::open(output, app.settings.json)?;
-    let rows = app.interruptible(Rows::look_ahead(parts)).await?;
-    if let Some(failures) = rows.only_failures() {
-        if failures.is_empty() {
-            bail!("the input holds no documents; give a directory with .txt or .md files, a text, or a .jsonl");
+    let (services, rows) = match source {
+        Source::Parts(parts) => {
+            let rows = app.interruptible(Rows::look_ahead(parts)).await?;
+            if let Some(failures) = rows.only_failures() {
+                if failures.is_empty() {
+                    bail!("the input holds no documents; give a directory with .txt or .md files, a text, or a .jsonl");
+                }
+                return only_failures(app, kind, &failures, output);
+            }
+            (app.services(Needs::Models).await?, rows)
         }
-        let mut view = View::new(kind, output, app.settings.quiet);
-        failures.iter().try_for_each(|row| view.row(row))?;
-        return view.finish(app.settings.quiet);
-    }
-    let services = app.services(Needs::Models).await?;
+        Source::Where(conditions) => {
+            let services = app.services(Needs::Models).await?;
+            let listed = stored::documents(&services, app.settings.collection.as_str(), conditions);
+            match app.interruptible(Rows::look_ahead(listed)).await {
+                Ok(rows) if rows.only_failures().is_none_or(|failures| !failures.is_empty()) => (services, rows),
+                nothing => {
+                    services.stop().await;
+                    nothing?;
+                    bail!("no stored document meets the conditions; `e2llm docs list` shows what there is");
+                }
+            }
+        }
+    };
+    submit(app, kind, spec, services, rows, output).await
+}
+
+fn only_failures(app: &App, kind: JobKind, failures: &[RowResult], output: Output) -> Result<ExitCode> {
+    let mut view = View::new(kind, output, app.settings.quiet);
+    failures.iter().try_for_each(|row| view.row(row))?;
+    view.finish(app.settings.quiet)
+}
+
+async fn submit(
+    app: &App,
+    kind: JobKind,
+    spec: JobSpec,
+    services: Services,
+    rows: Rows,
+    output: Output,
+) -> Result<ExitCode> {
     let mut view = View::new(kind, output, app.settings.quiet);
     let job_id = job::new_id();
     let collection = app.settings.collection.to_string();
@@ -70,14 +111,36 @@ pub(super) async fn sources(app: &App, inputs: Vec<String>) -> Result<Vec<Input>
             Some(name) => sample(app, name.to_owned()).await?,
             None if input == "-" && sources.contains(&Input::Stdin) => bail!("`-` stands twice; give it once"),
             None if input == "-" => Input::Stdin,
-            None if is_pattern(&input) => {
-                sources.extend(matching(&input)?);
-                continue;
-            }
-            None => Input::Path(input.into()),
+            None => match ObjectUrl::parse(&input)? {
+                Some(ObjectUrl::Remote(object)) => Input::Object(object),
+                Some(ObjectUrl::Local(path)) => Input::Path(path),
+                None if is_pattern(&input) => {
+                    sources.extend(matching(&input)?);
+                    continue;
+                }
+                None => Input::Path(input.into()),
+            },
         });
     }
     Ok(sources)
+}
+
+/// Documents that are already encoded.
+pub(super) fn stored(args: StoredArgs) -> Result<Source> {
+    Ok(match args.ids_from {
+        Some(list) => Source::Parts(input::read_ids(list_source(&list)?)),
+        None => Source::Where(args.conditions),
+    })
+}
+
+/// The one source of a list: a file, an object, or `-`.
+pub(super) fn list_source(input: &str) -> Result<Input> {
+    Ok(match ObjectUrl::parse(input)? {
+        Some(ObjectUrl::Remote(object)) => Input::Object(object),
+        Some(ObjectUrl::Local(path)) => Input::Path(path),
+        None if input == "-" => Input::Stdin,
+        None => Input::Path(input.into()),
+    })
 }
 
 /// Whether it has to be expanded here; shells do it themselves unless it is quoted.

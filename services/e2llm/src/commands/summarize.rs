@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use e2llm_api::v1::{JobKind, JobSpec};
 
-use super::bulk;
+use super::bulk::{self, Source};
 use crate::app::App;
 use crate::cli::SummarizeArgs;
 use crate::input::{self, Input};
@@ -17,7 +17,12 @@ pub(crate) async fn run(app: &App, args: SummarizeArgs) -> Result<ExitCode> {
         context: Some(args.context.to_options()),
         ..Default::default()
     };
-    let sources = if args.ids.is_empty() { bulk::sources(app, args.inputs).await? } else { vec![Input::Ids(args.ids)] };
-    let parts = input::read_documents(sources);
-    bulk::run(app, JobKind::Summarize, spec, parts, &args.output).await
+    let source = if args.stored.is_given() {
+        bulk::stored(args.stored)?
+    } else if !args.ids.is_empty() {
+        Source::Parts(input::read_documents(vec![Input::Ids(args.ids)], args.columns))
+    } else {
+        Source::Parts(input::read_documents(bulk::sources(app, args.inputs).await?, args.columns))
+    };
+    bulk::run(app, JobKind::Summarize, spec, source, &args.output).await
 }

@@ -18,6 +18,8 @@ pub(super) struct Content {
     pub(super) reader: Box<dyn Read>,
     /// The first 4 KiB, or all there is.
     pub(super) head: Vec<u8>,
+    /// Whether a layer of compression was taken off.
+    pub(super) is_compressed: bool,
 }
 
 impl Content {
@@ -30,10 +32,10 @@ impl Content {
         let mut inner: Box<dyn Read> = match (is_gzip, is_zstd) {
             (true, _) => Box::new(flate2::read::MultiGzDecoder::new(raw)),
             (_, true) => Box::new(zstd::stream::read::Decoder::new(raw)?),
-            _ => return Ok(Self { reader: Box::new(raw), head }),
+            _ => return Ok(Self { reader: Box::new(raw), head, is_compressed: false }),
         };
         let head = read_head(&mut inner)?;
-        Ok(Self { reader: Box::new(Cursor::new(head.clone()).chain(inner)), head })
+        Ok(Self { reader: Box::new(Cursor::new(head.clone()).chain(inner)), head, is_compressed: true })
     }
 
     /// The content of a file, and whether it is a regular one.

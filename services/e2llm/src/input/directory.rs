@@ -45,10 +45,10 @@ fn fail_walk(root: &Path, error: walkdir::Error, out: &mut Emitter) -> Result<()
     let id = if id.is_empty() { shown(&path) } else { id };
     if error.loop_ancestor().is_some() {
         let message = format!("{} is a link to a directory above it; remove the link", shown(&path));
-        return out.fail(&id, e2llm_api::row_error(e2llm_api::ErrorCode::Unreadable, message));
+        return out.lose(&id, e2llm_api::row_error(e2llm_api::ErrorCode::Unreadable, message));
     }
     let error = error.into_io_error().unwrap_or_else(|| std::io::Error::other("directory walk failed"));
-    out.fail(&id, io_error(&shown(&path), &error))
+    out.lose(&id, io_error(&shown(&path), &error))
 }
 
 /// Below the root only: `e2llm encode .notes` means what it says.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::emitter::{Emitter, Stopped};
 use super::lines::{ObjectLines, kind};
-use super::{io_error, jsonl};
+use super::{fields, io_error, jsonl};
 
 /// Reads to the end. `shown` is how messages name the file.
 pub(super) fn read(reader: impl BufRead, shown: &str, out: &mut Emitter) -> Result<(), Stopped> {
@@ -27,8 +27,8 @@ pub(super) fn read(reader: impl BufRead, shown: &str, out: &mut Emitter) -> Resu
     }
 }
 
-fn question(mut object: Map<String, Value>, place: &str, out: &mut Emitter) -> Result<(), Stopped> {
-    let id = match jsonl::string(&mut object, "id", place) {
+pub(super) fn question(mut object: Map<String, Value>, place: &str, out: &mut Emitter) -> Result<(), Stopped> {
+    let id = match fields::string(&mut object, "id", place) {
         Ok(id) => id,
         Err(error) => return out.fail(place, error),
     };
@@ -40,7 +40,7 @@ fn question(mut object: Map<String, Value>, place: &str, out: &mut Emitter) -> R
 }
 
 fn asked(object: &mut Map<String, Value>, place: &str) -> Result<String, RowError> {
-    let question = jsonl::string(object, "question", place)?;
+    let question = fields::string(object, "question", place)?;
     if question.trim().is_empty() {
         return Err(row_error(ErrorCode::InvalidArgument, format!("{place}: \"question\" is empty; write one")));
     }

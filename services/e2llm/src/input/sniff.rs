@@ -48,7 +48,8 @@ const BZIP2: Format =
 const SEVEN_ZIP: Format = Format::new("a 7z archive", "unpack it with `7z x FILE` and name the directory");
 const IMAGE: Format = Format::new("an image", "read its text with `tesseract FILE FILE` and use FILE.txt");
 const MEDIA: Format = Format::new("audio or video", "transcribe it to a text file first");
-const PARQUET: Format = Format::new("a Parquet file", "export its rows as JSON Lines of {\"id\", \"text\"}");
+pub(super) const PARQUET: Format =
+    Format::new("a Parquet file", "name the file itself as an input: its rows are documents");
 const JSON: Format =
     Format::new("JSON", "make JSON Lines of {\"id\", \"text\"} of it, such as with `jq -c '.[]' FILE`");
 const JSON_LINES: Format = Format::new("JSON Lines", "name the file itself as an input: its rows are documents");
@@ -238,7 +239,7 @@ mod tests {
             (b"\0\0\0\x18ftypmp42", "audio or video", "transcribe"),
             (b"{\\rtf1\\ansi", "an RTF", "pandoc"),
             (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office", "libreoffice"),
-            (b"PAR1\x15\x04", "a Parquet", "JSON Lines"),
+            (b"PAR1\x15\x04", "a Parquet", "itself as an input"),
         ];
         for (head, name, remedy) in cases {
             let format = foreign(head).unwrap_or_else(|| panic!("{name} was taken for text"));

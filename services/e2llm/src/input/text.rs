@@ -18,14 +18,14 @@ pub(super) fn read(reader: impl Read, id: &str, shown: &str, out: &mut Emitter) 
         Err(error) => return out.fail(id, error),
     };
     match send_pieces(reader, shown, out)? {
-        Ok(bytes) => out.document(id, bytes),
+        Ok(bytes) => out.document(id, bytes, String::new()),
         Err(error) => out.fail(&id, error),
     }
 }
 
 /// Reports a file that begins like a format that is not text.
-pub(super) fn fail_foreign(out: &mut Emitter, id: &str, shown: &str, head: &[u8]) -> Result<(), Stopped> {
-    sniff::foreign(head).map_or(Ok(()), |format| out.fail(id, format.error(shown)))
+pub(super) fn lose_foreign(out: &mut Emitter, id: &str, shown: &str, head: &[u8]) -> Result<(), Stopped> {
+    sniff::foreign(head).map_or(Ok(()), |format| out.lose(id, format.error(shown)))
 }
 
 /// Sends the pieces of a text that is in memory.

@@ -31,7 +31,7 @@ async fn an_input_of_errors_alone_needs_no_services() {
 
 #[tokio::test]
 async fn looking_ahead_loses_and_reorders_nothing() {
-    let document = Part::Document { id: "b".into(), bytes: 4 };
+    let document = Part::Document { id: "b".into(), bytes: 4, metadata: String::new() };
     let parts = vec![failed("a"), Part::Piece(b"text".to_vec()), document, failed("c")];
     let rows = look_ahead(parts.clone()).await;
     assert!(rows.only_failures().is_none());
@@ -69,7 +69,7 @@ async fn rows_come_back_from_the_coordinator_in_input_order() {
     let (services, _server) = coordinator().await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out.jsonl");
-    let output = Output::open(&OutputArgs { output: Some(path.clone()) }, false).unwrap();
+    let output = Output::open(&OutputArgs { output: Some(path.clone()), errors: None }, false).unwrap();
     let mut view = View::new(JobKind::Encode, output, true);
     let ids: Vec<String> = (0..600).map(|number| format!("row {number}")).collect();
     let rows = look_ahead(ids.iter().map(|id| failed(id)).collect()).await;
@@ -86,7 +86,7 @@ async fn an_interrupted_job_is_cancelled() {
     let (services, _server) = coordinator().await;
     let (interrupt, spec) = (Shutdown::new(), spec());
     let job_id = spec.job_id.clone();
-    let document = Part::Document { id: "a".into(), bytes: 4 };
+    let document = Part::Document { id: "a".into(), bytes: 4, metadata: String::new() };
     let rows = look_ahead(vec![Part::Piece(b"text".to_vec()), document]).await;
     let mut view = View::new(JobKind::Encode, Output::Silent, true);
     let after = interrupt.clone();
@@ -103,7 +103,7 @@ async fn an_interrupted_job_is_cancelled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_not_there_is_named() {
     let services = Services::connect("http://127.0.0.1:9").unwrap();
-    let rows = look_ahead(vec![Part::Document { id: "a".into(), bytes: 0 }]).await;
+    let rows = look_ahead(vec![Part::Document { id: "a".into(), bytes: 0, metadata: String::new() }]).await;
     let mut view = View::new(JobKind::Encode, Output::Silent, true);
     let error = run(&services, spec(), rows, &mut view, &Shutdown::new()).await.unwrap_err().to_string();
     assert!(error.contains("http://127.0.0.1:9") && error.contains("--server"), "{error}");
