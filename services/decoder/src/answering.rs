@@ -283,6 +283,7 @@ impl Answering {
         emit: Emit,
     ) -> Result<Usage, DecodeError> {
         let Layout { pieces, mut usage } = layout;
+        let way = self.engine.way(priority);
         let work = move |generator: &Generator| {
             let prompt = generator.prompt(pieces, &instruction)?;
             let positions = generator.positions(&prompt);
@@ -290,6 +291,7 @@ impl Answering {
             let mut first = None;
             let generated = generator.generate(&prompt, &options, |text| {
                 first.get_or_insert_with(|| micros(begun));
+                way.give(generator);
                 emit(text)
             })?;
             Ok((generated, first.unwrap_or_else(|| micros(begun)), positions))

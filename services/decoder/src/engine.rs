@@ -18,25 +18,27 @@ pub enum Priority {
     Bulk,
 }
 
-type Work = Box<dyn FnOnce(&Generator) + Send>;
+type Work<M> = Box<dyn FnOnce(&M) + Send>;
 
 /// One thread that owns the decoder: its products already use every core, so requests take turns, interactive ones first.
+///
+/// An interactive request does not wait for the end of a bulk one either: bulk work gives way between two tokens.
 #[derive(Clone)]
 pub struct Engine {
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Generator>>,
     generator: Arc<Generator>,
     _life: Arc<Life>,
 }
 
-struct Queue {
-    waiting: Mutex<Waiting>,
+/// Work on a model `M`.
+struct Queue<M> {
+    waiting: Mutex<Waiting<M>>,
     changed: Condvar,
 }
 
-#[derive(Default)]
-struct Waiting {
-    interactive: VecDeque<Work>,
-    bulk: VecDeque<Work>,
+struct Waiting<M> {
+    interactive: VecDeque<Work<M>>,
+    bulk: VecDeque<Work<M>>,
     closed: bool,
 }
 
@@ -46,14 +48,19 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-impl Queue {
+impl<M> Queue<M> {
+    fn new() -> Self {
+        let waiting = Waiting { interactive: VecDeque::new(), bulk: VecDeque::new(), closed: false };
+        Self { waiting: Mutex::new(waiting), changed: Condvar::new() }
+    }
+
     /// A worker that panicked leaves the queue itself intact: every change to it is a single push or pop.
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<M>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next work, or `None` when no engine is left to ask for any.
-    fn next(&self) -> Option<Work> {
+    fn next(&self) -> Option<Work<M>> {
         let mut waiting = self.lock();
         loop {
             if let Some(work) = waiting.interactive.pop_front().or_else(|| waiting.bulk.pop_front()) {
@@ -67,8 +74,32 @@ impl Queue {
     }
 }
 
+/// A fault in one request must not end the thread that serves the others; its caller sees `Stopped`.
+fn do_work<M>(work: Work<M>, model: &M) {
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(model)));
+}
+
+/// What running work uses to let others go first.
+#[derive(Clone)]
+pub(crate) struct Way<M>(Option<Arc<Queue<M>>>);
+
+impl<M> Way<M> {
+    /// Does the interactive work that waits, if this is bulk work. The caller's own state is on the stack meanwhile.
+    pub(crate) fn give(&self, model: &M) {
+        let Some(queue) = &self.0 else { return };
+        loop {
+            // The lock must not be held while the work runs.
+            let next = queue.lock().interactive.pop_front();
+            match next {
+                Some(work) => do_work(work, model),
+                None => return,
+            }
+        }
+    }
+}
+
 /// Ends the thread, after the work that waits, when the last clone of its engine is gone.
-struct Life(Arc<Queue>);
+struct Life(Arc<Queue<Generator>>);
 
 impl Drop for Life {
     fn drop(&mut self) {
@@ -80,14 +111,13 @@ impl Drop for Life {
 impl Engine {
     /// Starts the thread.
     pub fn start(generator: Generator) -> std::io::Result<Self> {
-        let queue = Arc::new(Queue { waiting: Mutex::new(Waiting::default()), changed: Condvar::new() });
+        let queue = Arc::new(Queue::new());
         let life = Arc::new(Life(queue.clone()));
         let engine = Self { queue: queue.clone(), generator: Arc::new(generator), _life: life };
         let (own, generator) = (queue, engine.generator.clone());
         std::thread::Builder::new().name("decoder".to_owned()).spawn(move || {
             while let Some(work) = own.next() {
-                // A fault in one request must not end the thread that serves the others; its caller sees `Stopped`.
-                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&generator)));
+                do_work(work, &generator);
             }
         })?;
         Ok(engine)
@@ -96,6 +126,11 @@ impl Engine {
     /// Sizes and tokenizer of the decoder; computing goes through [`Engine::run`].
     pub fn generator(&self) -> &Arc<Generator> {
         &self.generator
+    }
+
+    /// What work of this priority calls between two steps.
+    pub(crate) fn way(&self, priority: Priority) -> Way<Generator> {
+        Way((priority == Priority::Bulk).then(|| Arc::clone(&self.queue)))
     }
 
     /// Runs `work` when its turn comes.
@@ -124,5 +159,56 @@ impl Engine {
         }
         self.queue.changed.notify_one();
         receiver.await.map_err(|_| DecodeError::Stopped)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Log = Mutex<Vec<&'static str>>;
+
+    fn note(what: &'static str) -> Work<Log> {
+        Box::new(move |log| log.lock().unwrap().push(what))
+    }
+
+    #[test]
+    fn interactive_work_goes_before_bulk_work_that_waits_longer() {
+        let queue = Queue::<Log>::new();
+        queue.lock().bulk.push_back(note("bulk"));
+        queue.lock().interactive.push_back(note("interactive"));
+        let log = Log::default();
+        for _ in 0..2 {
+            do_work(queue.next().unwrap(), &log);
+        }
+        assert_eq!(*log.lock().unwrap(), ["interactive", "bulk"]);
+    }
+
+    #[test]
+    fn bulk_work_gives_way_between_its_steps_and_then_goes_on() {
+        let queue = Arc::new(Queue::<Log>::new());
+        let (way, asker) = (Way(Some(Arc::clone(&queue))), Arc::clone(&queue));
+        queue.lock().bulk.push_back(Box::new(move |log| {
+            log.lock().unwrap().push("first token");
+            asker.lock().interactive.extend([
+                note("question"),
+                Box::new(|_| panic!("of one question")),
+                note("another"),
+            ]);
+            way.give(log);
+            log.lock().unwrap().push("second token");
+        }));
+        let log = Log::default();
+        do_work(queue.next().unwrap(), &log);
+        assert_eq!(*log.lock().unwrap(), ["first token", "question", "another", "second token"]);
+    }
+
+    #[test]
+    fn interactive_work_gives_way_to_nobody() {
+        let queue = Queue::<Log>::new();
+        queue.lock().interactive.push_back(note("later"));
+        let log = Log::default();
+        Way(None).give(&log);
+        assert!(log.lock().unwrap().is_empty());
     }
 }

@@ -16,7 +16,7 @@ use crate::error::EncodeError;
 use crate::patience::Wait;
 
 /// Chunks encoded between two looks at whether anyone still waits.
-const BATCH_CHUNKS: usize = 256;
+const BATCH_CHUNKS: usize = 64;
 /// How long a full store or index is waited for, unless said otherwise.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -27,8 +27,10 @@ pub struct Pipeline {
     fingerprint: Arc<str>,
     store: Store,
     index: IndexClient<Channel>,
-    /// One document computes at a time: its products already use every core.
+    /// One computes at a time: its products already use every core.
     compute: Arc<Semaphore>,
+    /// One document stands in line for that: a question's vector waits for one batch at most.
+    documents: Arc<Semaphore>,
     patience: Duration,
 }
 
@@ -66,8 +68,8 @@ struct Totals {
 impl Pipeline {
     /// `fingerprint` is the bundle's.
     pub fn new(encoder: Arc<DocumentEncoder>, fingerprint: &str, store: Store, index: IndexClient<Channel>) -> Self {
-        let (fingerprint, compute) = (fingerprint.into(), Arc::new(Semaphore::new(1)));
-        Self { encoder, fingerprint, store, index, compute, patience: PATIENCE }
+        let (fingerprint, one) = (fingerprint.into(), || Arc::new(Semaphore::new(1)));
+        Self { encoder, fingerprint, store, index, compute: one(), documents: one(), patience: PATIENCE }
     }
 
     /// How long what is encoded waits for a full disk or quota before the document fails. Default: 60 s.
@@ -185,7 +187,7 @@ impl Pipeline {
     /// The chunks of the next segment, from byte `start` on.
     async fn next_chunks(&self, text: &Arc<str>, start: usize) -> Result<Option<Vec<Chunk>>, EncodeError> {
         let (encoder, text) = (self.encoder.clone(), text.clone());
-        self.compute(move || {
+        self.compute_document(move || {
             let shifted = |chunk: Chunk| Chunk { start: chunk.start + start, end: chunk.end + start, ..chunk };
             let chunks = encoder.chunker().chunks(&text[start..]).take(MAX_CHUNKS);
             let chunks: Vec<Chunk> = chunks.map(|c| Ok(shifted(c?))).collect::<Result<_, EncodeError>>()?;
@@ -226,7 +228,7 @@ impl Pipeline {
         let mut encoded = Vec::with_capacity(chunks.len());
         for batch in chunks.chunks(BATCH_CHUNKS) {
             let (encoder, text, batch) = (self.encoder.clone(), text.clone(), batch.to_vec());
-            let part = self.compute(move || {
+            let part = self.compute_document(move || {
                 let texts: Vec<&str> = batch.iter().map(|c| c.text(&text)).collect();
                 Ok(encoder.encode(&texts)?)
             });
@@ -284,6 +286,15 @@ impl Pipeline {
     fn input_key(&self, text_hash: &str, start: usize, end: usize) -> String {
         let text = format!("{}\n{}\n{text_hash}\n{start}\n{end}", self.fingerprint, self.encoder.ratio());
         blake3::hash(text.as_bytes()).to_hex().to_string()
+    }
+
+    /// The same for documents, which give way to questions between their batches.
+    async fn compute_document<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, EncodeError> + Send + 'static,
+    ) -> Result<T, EncodeError> {
+        let _place = self.documents.acquire().await.map_err(|e| EncodeError::Stopped(e.to_string()))?;
+        self.compute(work).await
     }
 
     async fn compute<T: Send + 'static>(
