@@ -6,6 +6,7 @@ use e2llm_api::v1::{CommitRequest, DocKey, DocRecord, GetRequest, Segment};
 use e2llm_api::{Collection, DocId, ErrorCode, Metadata};
 use e2llm_model::chunk::Chunk;
 use e2llm_model::{DocumentEncoder, EncodedChunk, unit};
+use e2llm_runtime::failpoint::reach;
 use e2llm_runtime::{RetryPolicy, retry};
 use e2llm_store::{BlobName, ChunkMeta, MAX_CHUNKS, SoftPrompt, Store};
 use half::f16;
@@ -187,6 +188,7 @@ impl Pipeline {
     }
 
     async fn commit(&self, record: DocRecord) -> Result<Encoded, EncodeError> {
+        reach("encoder.stored");
         let request = CommitRequest { records: vec![record.clone()] };
         let policy = RetryPolicy::default();
         let mut wait = Wait::new(&record.doc_id, self.patience);

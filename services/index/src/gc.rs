@@ -18,7 +18,7 @@
 //! Commits and deletions are turns of one task, the committer, and never overlap. What remains are orders:
 //!
 //! * **A commit after the records were read, before the deletion.** From the moment before records are read until the end
-//!   of the run the committer notes what every manifest it applies refers to; a batch leaves those out. So a mark is
+//!   of the run the committer notes what every manifest it writes or applies refers to; a batch leaves those out. So a mark is
 //!   lifted by a commit. (A mark that was lifted and is unused again before the next run keeps its date: its second grace
 //!   period is shorter, nothing more.)
 //! * **A commit after the deletion**, by an encoder that found the blob there (`put_blob`, `find_blob`) just before. From
@@ -197,6 +197,7 @@ impl GarbageRun {
         let mut plan = std::mem::take(&mut self.plan);
         self.end().await;
         outcome?;
+        plan.clear_quarantine(self.index.log.store(), &self.options, self.now, &held).await?;
         plan.mark(&held);
         if !self.options.dry_run {
             plan.write_marks(self.index.log.store(), self.now).await?;

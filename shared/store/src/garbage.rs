@@ -10,12 +10,12 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use e2llm_api::v1;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use tracing::warn;
 
 use crate::error::Result;
 use crate::manifest::seal;
-use crate::names::{self, BLOBS, BlobName, ContentHash, GARBAGE, TEXTS};
+use crate::names::{self, BLOBS, BlobName, ContentHash, GARBAGE, QUARANTINE, TEXTS};
 use crate::objects::{Created, ObjectInfo};
 use crate::store::Store;
 
@@ -136,6 +136,16 @@ impl Store {
                 Err(error) => Some(Err(error)),
             };
             std::future::ready(named)
+        });
+        named.boxed()
+    }
+
+    /// Damaged texts and blobs that were set aside, each with the name it had.
+    pub fn quarantined(&self) -> BoxStream<'static, Result<(ObjectName, ObjectInfo)>> {
+        let named = self.list_stream(QUARANTINE).try_filter_map(|object| {
+            let was = object.path.strip_prefix(QUARANTINE).and_then(|path| path.strip_prefix('/')?.rsplit_once('.'));
+            let name = was.and_then(|(path, _random)| ObjectName::of_path(path));
+            std::future::ready(Ok(name.map(|name| (name, object))))
         });
         named.boxed()
     }

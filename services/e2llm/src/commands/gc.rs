@@ -160,7 +160,7 @@ fn report_json(dry_run: bool, jobs: &ExpireJobsResponse, report: &GarbageReport)
 }
 
 /// A time as RFC 3339, in UTC.
-pub(super) fn date(unix_ms: u64) -> String {
+pub(in crate::commands) fn date(unix_ms: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
 }
 

@@ -72,7 +72,8 @@ impl Guard {
         }
     }
 
-    /// Notes what a manifest refers to, before it is applied.
+    /// Notes what a manifest refers to: before it is written, for it may be there although writing it failed, and
+    /// before another writer's is applied.
     pub(super) fn track(&mut self, changes: &[Change]) {
         if let Tracking::On(keys) = &mut self.tracking {
             keys.extend(names_in(changes).map(|name| name.key()));
@@ -82,7 +83,8 @@ impl Guard {
 
 impl Committer {
     /// Answers the writes that refer to what is not there, and returns the others.
-    pub(super) async fn refuse_dangling(&self, group: Vec<Write>) -> Vec<Write> {
+    pub(super) async fn refuse_dangling(&mut self, group: Vec<Write>) -> Vec<Write> {
+        group.iter().for_each(|write| self.guard.track(&write.changes));
         if !self.guard.swept_once {
             return group;
         }

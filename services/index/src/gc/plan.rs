@@ -154,6 +154,28 @@ impl Plan {
         if name.is_text() { &mut self.texts } else { &mut self.blobs }
     }
 
+    /// Deletes damaged copies of what nothing needs. They are only there to be looked at, so nobody relies on them.
+    pub(super) async fn clear_quarantine(
+        &mut self,
+        store: &Store,
+        options: &GarbageOptions,
+        now: u64,
+        held: &HeldTexts,
+    ) -> Result<(), IndexError> {
+        let asked: HashSet<&ObjectName> = options.only.iter().collect();
+        let mut doomed = Vec::new();
+        let mut copies = store.quarantined();
+        while let Some((name, object)) = copies.try_next().await? {
+            let is_meant = options.only.is_empty() || asked.contains(&name);
+            let is_old = object.age_ms(now) >= options.grace_ms();
+            if is_meant && is_old && !self.used.contains(&name) && held.outcome(&name).is_none() {
+                self.settle(&Found { name, bytes: object.bytes, asked: None }, Outcome::Swept);
+                doomed.push(object.path);
+            }
+        }
+        if options.dry_run { Ok(()) } else { Ok(store.delete_all(&doomed).await?) }
+    }
+
     /// Decides what is marked from now on: texts that jobs hold are no garbage.
     pub(super) fn mark(&mut self, held: &HeldTexts) {
         for found in std::mem::take(&mut self.fresh) {

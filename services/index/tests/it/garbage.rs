@@ -296,6 +296,23 @@ async fn what_a_damaged_mark_named_is_marked_anew() {
     assert_eq!(exist(&store, &records[0]).await, [false; 2]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_copies_go_with_what_they_were_copies_of() {
+    let (_site, index, store, records) = site_with(&["kept", "gone"]).await;
+    let texts = [names(&records[0])[1], names(&records[1])[1]];
+    for (text, content) in texts.iter().zip(["kept", "gone"]) {
+        store.quarantine(&text.path()).await.unwrap();
+        store.put_text(content).await.unwrap();
+    }
+    delete(&index, &["gone"]).await;
+    let options = GarbageOptions { only: names(&records[1]).to_vec(), ..at_once() };
+    let report = collect(&index, options).await;
+    assert_eq!(counts(report.texts)[5], 2, "the text and its damaged copy");
+    let left = store.list("quarantine").await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert!(left[0].contains(&texts[0].path()), "{left:?}");
+}
+
 /// The call over gRPC, with its answers up to its end.
 async fn call(index: &IndexService, parts: Vec<Asked>) -> Result<Vec<Told>, tonic::Status> {
     let (dialer, listener) = in_process();
