@@ -251,6 +251,11 @@ impl Board {
         self.release(job, task, not_before);
     }
 
+    /// Whether rows are being submitted to any job.
+    pub(crate) fn is_submitting(&self) -> bool {
+        self.jobs.values().any(Job::is_submitting)
+    }
+
     /// Forgets a job, so that it is loaded anew.
     pub(crate) fn forget(&mut self, job: &JobId) {
         self.jobs.remove(job);

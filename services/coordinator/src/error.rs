@@ -36,6 +36,22 @@ pub enum CoordinatorError {
     /// The job was cancelled while it was being submitted.
     #[error("job {0} was cancelled; submit its rows under another job id")]
     Cancelled(String),
+    /// The job has not ended, so it cannot be deleted.
+    #[error("job {job} is {state}; `e2llm jobs cancel {job}` ends it, then delete it")]
+    NotEnded {
+        /// The job.
+        job: String,
+        /// What it is doing.
+        state: String,
+    },
+    /// More than one call may ask for.
+    #[error("{count} documents in one request; send at most {most}")]
+    TooMany {
+        /// How many there were.
+        count: usize,
+        /// How many may be.
+        most: usize,
+    },
     /// The stream of rows broke.
     #[error("the submission of job {job} broke off after row {rows}: {cause}; submit it again to go on")]
     BrokenOff {
@@ -68,9 +84,12 @@ impl CoordinatorError {
         match self {
             Self::NoSuchJob(_) => ErrorCode::NotFound,
             Self::BadJobId { .. } => ErrorCode::InvalidId,
-            Self::BadSpec(_) | Self::BadStream(_) | Self::OtherJob { .. } | Self::BadReport(_) => {
-                ErrorCode::InvalidArgument
-            }
+            Self::BadSpec(_)
+            | Self::BadStream(_)
+            | Self::OtherJob { .. }
+            | Self::BadReport(_)
+            | Self::NotEnded { .. }
+            | Self::TooMany { .. } => ErrorCode::InvalidArgument,
             Self::Cancelled(_) => ErrorCode::Cancelled,
             Self::BeingSubmitted(_) | Self::BrokenOff { .. } => ErrorCode::Unavailable,
             Self::Corrupt { .. } => ErrorCode::Corrupt,

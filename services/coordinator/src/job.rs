@@ -273,6 +273,11 @@ impl Job {
         if self.kind == JobKind::Encode { Stage::Encode } else { Stage::Decode }
     }
 
+    /// Whether someone is submitting rows.
+    pub(crate) fn is_submitting(&self) -> bool {
+        self.planning.as_ref().is_some_and(|planning| planning.is_submitting)
+    }
+
     pub(crate) fn planning_mut(&mut self) -> Option<&mut Planning> {
         self.planning.as_mut()
     }

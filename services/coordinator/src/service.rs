@@ -2,9 +2,10 @@ use std::sync::Arc;
 
 use e2llm_api::v1::coordinator_server::Coordinator;
 use e2llm_api::v1::{
-    CancelJobRequest, ExpireJobsRequest, ExpireJobsResponse, GetJobRequest, HeldTextsRequest, HeldTextsResponse,
-    JobEvent, JobStatus, ListJobsRequest, ListJobsResponse, ReportStatusRequest, ReportStatusResponse,
-    ResumeJobRequest, SubmitJobRequest, SubmitJobResponse, WatchJobRequest,
+    CancelJobRequest, DeleteJobRequest, DeleteJobResponse, ExpireJobsRequest, ExpireJobsResponse, GetJobRequest,
+    HeldTextsRequest, HeldTextsResponse, JobEvent, JobStatus, JobsOfRequest, JobsOfResponse, ListJobsRequest,
+    ListJobsResponse, ReportStatusRequest, ReportStatusResponse, ResumeJobRequest, SubmitJobRequest, SubmitJobResponse,
+    WatchJobRequest,
 };
 use e2llm_api::{ErrorCode, status};
 use e2llm_runtime::{Clock, Shutdown, SystemClock};
@@ -23,6 +24,8 @@ use crate::{CoordinatorError, CoordinatorOptions, LoadJobs, retention};
 
 /// Events that may wait for a slow listener.
 const EVENT_QUEUE: usize = 64;
+/// Most documents that one call asks about.
+const MAX_DOCUMENTS: usize = 1000;
 
 /// Plans jobs, leases their tasks and commits their results. Cheap to clone; clones share one state.
 #[derive(Clone)]
@@ -118,6 +121,21 @@ impl Coordinator for CoordinatorService {
             retention::expire(&self.engine, request.into_inner().dry_run).await?;
         let job_ids = jobs.iter().map(JobId::to_string).collect();
         Ok(Response::new(ExpireJobsResponse { job_ids, objects, bytes }))
+    }
+
+    async fn delete_job(&self, request: Request<DeleteJobRequest>) -> Result<Response<DeleteJobResponse>, Status> {
+        let job = JobId::new(&request.into_inner().job_id)?;
+        let (objects, bytes) = retention::delete(&self.engine, &job).await?;
+        Ok(Response::new(DeleteJobResponse { objects, bytes }))
+    }
+
+    async fn jobs_of(&self, request: Request<JobsOfRequest>) -> Result<Response<JobsOfResponse>, Status> {
+        let JobsOfRequest { collection, doc_ids } = request.into_inner();
+        if doc_ids.len() > MAX_DOCUMENTS {
+            return Err(CoordinatorError::TooMany { count: doc_ids.len(), most: MAX_DOCUMENTS }.into());
+        }
+        let jobs = retention::jobs_of(&self.engine, &collection, &doc_ids.into_iter().collect()).await?;
+        Ok(Response::new(JobsOfResponse { jobs }))
     }
 
     async fn held_texts(&self, _: Request<HeldTextsRequest>) -> Result<Response<Self::HeldTextsStream>, Status> {

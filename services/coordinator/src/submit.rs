@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use e2llm_api::v1::submit_job_request::Part;
 use e2llm_api::v1::{JobKind, JobSpec, Row, SubmitJobRequest, SubmitJobResponse};
@@ -15,6 +16,8 @@ use crate::page::{LINGER, PageBuilder};
 
 /// Most attempts a job may ask for: more would hide a fault for days.
 const MAX_ATTEMPTS: u32 = 100;
+/// How long a submission waits for garbage collection before it says so.
+const SWEEP_NOTICE: Duration = Duration::from_secs(2);
 
 type Result<T> = std::result::Result<T, CoordinatorError>;
 
@@ -35,7 +38,10 @@ pub(crate) async fn submit(engine: Arc<Engine>, mut stream: Streaming<SubmitJobR
         Submitted::Before { rows } => return Ok(SubmitJobResponse { job_id: job.to_string(), rows }),
         Submitted::Open { planned, spec } => Submission::new(Arc::clone(&engine), job.clone(), &spec, planned),
     };
-    let planned = submission.run(stream).await;
+    let planned = match wait_for_text_sweep(&engine, &job).await {
+        Ok(()) => submission.run(stream).await,
+        Err(error) => Err(error),
+    };
     engine.end_submission(&job);
     if planned.is_err() && !has_key {
         // Nobody knows its name, so nobody can submit it again.
@@ -46,6 +52,19 @@ pub(crate) async fn submit(engine: Arc<Engine>, mut stream: Streaming<SubmitJobR
     let rows = planned?;
     info!(job_id = %job, rows, "job planned");
     Ok(SubmitJobResponse { job_id: job.to_string(), rows })
+}
+
+/// Texts that are being deleted as garbage must not be found by this submission. It has registered: from now on no
+/// further sweep begins that does not know of it.
+async fn wait_for_text_sweep(engine: &Engine, job: &JobId) -> Result<()> {
+    let store = engine.journal.store();
+    match timeout(SWEEP_NOTICE, store.wait_for_text_sweep()).await {
+        Ok(ended) => Ok(ended?),
+        Err(_) => {
+            warn!(job_id = %job, "the index is deleting texts, the submission waits; if it was killed, start it again");
+            Ok(store.wait_for_text_sweep().await?)
+        }
+    }
 }
 
 fn check_spec(job: &JobId, spec: JobSpec) -> Result<JobSpec> {

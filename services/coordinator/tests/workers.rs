@@ -217,6 +217,18 @@ impl coordinator_server::Coordinator for Switch {
     ) -> Result<tonic::Response<e2llm_api::v1::ExpireJobsResponse>, tonic::Status> {
         Err(tonic::Status::unimplemented("not here"))
     }
+    async fn delete_job(
+        &self,
+        _: tonic::Request<DeleteJobRequest>,
+    ) -> Result<tonic::Response<DeleteJobResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not here"))
+    }
+    async fn jobs_of(
+        &self,
+        _: tonic::Request<JobsOfRequest>,
+    ) -> Result<tonic::Response<JobsOfResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not here"))
+    }
     async fn held_texts(
         &self,
         _: tonic::Request<e2llm_api::v1::HeldTextsRequest>,

@@ -37,6 +37,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ask(args) => commands::ask::run(&app, args).await,
         Command::Jobs(command) => commands::jobs::run(&app, command).await,
         Command::Docs(command) => app.interruptible(commands::docs::run(&app, command)).await?,
+        Command::Gc(args) => commands::gc::run(&app, &args).await,
         Command::Models(command) => app.interruptible(commands::models::run(&app, command)).await?,
         Command::Doctor(args) => commands::doctor::run(&app, args).await,
         Command::Train(args) => done(train_cmd::run(args, &app.settings, app.shutdown.clone()).await),

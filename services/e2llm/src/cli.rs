@@ -1,5 +1,6 @@
 //! The command line as types: what can be typed, what it means, which environment variable stands in for it.
 
+mod gc;
 mod jobs;
 mod options;
 
@@ -11,6 +12,7 @@ use e2llm_api::{Collection, DocId};
 
 use crate::input::Columns;
 use crate::train_cmd::TrainArgs;
+pub(crate) use gc::{DeleteArgs, GcArgs};
 pub(crate) use jobs::JobsCommand;
 pub(crate) use options::{ContextArgs, GenerateArgs, OutputArgs, StoredArgs};
 
@@ -76,7 +78,9 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Check the store against the index
     Doctor(DoctorArgs),
-    /// List, watch, cancel or resume bulk jobs, and fetch their results
+    /// Delete what nothing needs any more: expired jobs, and soft prompts and texts that no document refers to
+    Gc(GcArgs),
+    /// List, watch, cancel, resume or delete bulk jobs, and fetch their results
     #[command(subcommand)]
     Jobs(JobsCommand),
 }
@@ -232,11 +236,8 @@ pub(crate) enum DocsCommand {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<DocId>,
     },
-    /// Delete documents
-    Delete {
-        #[arg(required = true, value_name = "ID")]
-        ids: Vec<DocId>,
-    },
+    /// Delete documents with their soft prompts and texts, and tell what is left of them and until when
+    Delete(DeleteArgs),
     /// The documents nearest to a text
     Search {
         #[arg(value_name = "TEXT")]

@@ -6,17 +6,22 @@ use e2llm_api::v1::{CommitRequest, DocKey, DocRecord, GetRequest, Segment};
 use e2llm_api::{Collection, DocId, ErrorCode, Metadata};
 use e2llm_model::chunk::Chunk;
 use e2llm_model::{DocumentEncoder, EncodedChunk, unit};
+use e2llm_runtime::failpoint::reach;
 use e2llm_runtime::{RetryPolicy, retry};
 use e2llm_store::{BlobName, ChunkMeta, MAX_CHUNKS, SoftPrompt, Store};
 use half::f16;
 use tokio::sync::Semaphore;
 use tonic::transport::Channel;
+use tracing::warn;
 
 use crate::error::EncodeError;
 use crate::patience::Wait;
 
 /// Chunks encoded between two looks at whether anyone still waits.
 const BATCH_CHUNKS: usize = 64;
+/// How often a document is encoded for a commit that is refused because something was deleted meanwhile. Garbage is
+/// collected every few hours: more than one refusal in a row is a fault.
+const COMMITS: u32 = 3;
 /// How long a full store or index is waited for, unless said otherwise.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -103,7 +108,22 @@ impl Pipeline {
     }
 
     /// Encodes a document unless the index already has it, and commits its record.
+    ///
+    /// What is found in the store may be deleted as garbage before the commit, which is then refused: the document is
+    /// encoded again, and what is gone stored again.
     pub async fn encode(&self, document: &Document) -> Result<Encoded, EncodeError> {
+        for _ in 1..COMMITS {
+            match self.encode_once(document).await {
+                Err(error) if error.code() == ErrorCode::ObjectGone => {
+                    warn!(doc_id = %document.doc_id, %error, "encoding again what was deleted meanwhile");
+                }
+                done => return done,
+            }
+        }
+        self.encode_once(document).await
+    }
+
+    async fn encode_once(&self, document: &Document) -> Result<Encoded, EncodeError> {
         let earlier = self.earlier(document).await?;
         let metadata = metadata(document, earlier.as_ref());
         if let Some(record) = self.reusable(document, earlier).await? {
@@ -168,6 +188,7 @@ impl Pipeline {
     }
 
     async fn commit(&self, record: DocRecord) -> Result<Encoded, EncodeError> {
+        reach("encoder.stored");
         let request = CommitRequest { records: vec![record.clone()] };
         let policy = RetryPolicy::default();
         let mut wait = Wait::new(&record.doc_id, self.patience);

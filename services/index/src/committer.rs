@@ -1,6 +1,7 @@
 //! The one task that writes: group commit, snapshots, and whatever needs the view to itself.
 
 mod admin;
+mod guard;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::live::{Live, blocking};
 use crate::shared::Shared;
 
 pub(crate) use admin::{Admin, SinceSnapshot};
+pub(crate) use guard::{Guard, SweepBatch, Swept};
 
 /// Most changes in one manifest of several requests. One request is never split.
 const GROUP_CHANGES: usize = 4096;
@@ -64,6 +66,7 @@ pub(crate) struct Committer {
     /// Met while gathering a group, to be handled after it.
     stashed: Option<Request>,
     since_snapshot: SinceSnapshot,
+    guard: Guard,
 }
 
 impl Committer {
@@ -73,8 +76,9 @@ impl Committer {
         shared: Arc<Shared>,
         requests: mpsc::Receiver<Request>,
         since_snapshot: SinceSnapshot,
+        guard: Guard,
     ) -> Self {
-        Self { log, dir, shared, requests, stashed: None, since_snapshot }
+        Self { log, dir, shared, requests, stashed: None, since_snapshot, guard }
     }
 
     /// Serves requests until the last sender is gone or the index is closed.
@@ -83,8 +87,11 @@ impl Committer {
             match request {
                 Request::Write(first) => {
                     let group = self.gather(first);
-                    self.commit(group).await;
-                    self.snapshot_if_due().await;
+                    let group = self.refuse_dangling(group).await;
+                    if !group.is_empty() {
+                        self.commit(group).await;
+                        self.snapshot_if_due().await;
+                    }
                 }
                 Request::Admin(admin) => {
                     if let ControlFlow::Break(closed) = self.administer(admin).await {
@@ -165,6 +172,7 @@ impl Committer {
 
     async fn apply(&mut self, live: &Arc<Live>, manifest: Manifest) -> Result<Written, IndexError> {
         self.since_snapshot.count(manifest.bytes);
+        self.guard.track(&manifest.changes);
         let (live, number) = (live.clone(), manifest.position.number);
         let applied = blocking(move || {
             let effects = live.apply(&manifest)?;

@@ -13,16 +13,20 @@
 //! a lost, damaged or foreign view is set aside and rebuilt with the same answers. [`IndexService::verify`] compares
 //! view and log in full.
 //!
+//! The index also deletes what no record refers to any more: [`IndexService::find_garbage`].
+//!
 //! Views are [`DocIndex`]es: sled in production, [`MemoryIndex`] to compare with.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod clock;
 mod committer;
 mod dir;
 mod doc_index;
 mod doctor;
 mod error;
 mod filter;
+mod gc;
 mod live;
 mod memory_index;
 mod opening;
@@ -36,9 +40,11 @@ mod tests;
 mod validate;
 mod vectors;
 
+pub use clock::UnixClock;
 pub use doc_index::{DocIndex, Effects, ListQuery, Page, RecordKey};
 pub use doctor::{Finding, FindingKind, References};
 pub use error::IndexError;
 pub use filter::Filter;
+pub use gc::{GarbageOptions, GarbageRun, HeldTexts};
 pub use memory_index::MemoryIndex;
 pub use service::{DEFAULT_SHARD, IndexOptions, IndexService};

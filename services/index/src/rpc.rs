@@ -6,11 +6,13 @@ use e2llm_api::v1::{self, index_server::Index};
 use e2llm_api::{Collection, ErrorCode, MAX_MESSAGE_BYTES};
 use e2llm_store::manifest::Change;
 use prost::Message;
-use tonic::{Request, Response, Status};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::doc_index::{ListQuery, RecordKey};
 use crate::live::Live;
-use crate::{Filter, IndexError, IndexService, paging, validate};
+use crate::{Filter, IndexError, IndexService, gc, paging, validate};
 
 const DEFAULT_PAGE: u32 = 100;
 const MAX_PAGE: u32 = 1000;
@@ -27,8 +29,22 @@ const PAGE_BYTES: usize = MAX_RESPONSE / 2;
 /// a second.
 const LOOK_AT: usize = 20_000;
 
+/// Reports of a call that may wait for a slow reader.
+const REPORTS: usize = 16;
+
 #[tonic::async_trait]
 impl Index for IndexService {
+    type CollectGarbageStream = ReceiverStream<Result<v1::CollectGarbageResponse, Status>>;
+
+    async fn collect_garbage(
+        &self,
+        request: Request<Streaming<v1::CollectGarbageRequest>>,
+    ) -> Result<Response<Self::CollectGarbageStream>, Status> {
+        let (reports, receiver) = mpsc::channel(REPORTS);
+        tokio::spawn(gc::serve(self.clone(), request.into_inner(), reports));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
     async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitResponse>, Status> {
         let mut records = request.into_inner().records;
         // The index knows better which summaries are kept.

@@ -9,7 +9,8 @@ use e2llm_store::manifest::{Change, ManifestLog};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::IndexError;
-use crate::committer::{Admin, Committer, Reply, Request, SinceSnapshot, Write, Written};
+use crate::clock::UnixClock;
+use crate::committer::{Admin, Committer, Guard, Reply, Request, SinceSnapshot, Write, Written};
 use crate::dir::IndexDir;
 use crate::doctor::{self, Finding, FindingKind, References};
 use crate::live::{Live, blocking};
@@ -30,19 +31,24 @@ const WAITING_REQUESTS: usize = 4096;
 pub struct IndexService {
     pub(crate) shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
-    log: ManifestLog,
+    pub(crate) log: ManifestLog,
+    pub(crate) clock: UnixClock,
+    /// Held by the run that collects garbage.
+    pub(crate) collecting: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Settings with defaults for production.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct IndexOptions {
     /// Manifests after which a snapshot is written.
     pub snapshot_every: u64,
+    /// By which garbage ages.
+    pub clock: UnixClock,
 }
 
 impl Default for IndexOptions {
     fn default() -> Self {
-        Self { snapshot_every: 256 }
+        Self { snapshot_every: 256, clock: UnixClock::default() }
     }
 }
 
@@ -66,9 +72,12 @@ impl IndexService {
         let shared = Arc::new(Shared::new(open_view(&log, &dir, &extent).await?));
         let (requests, waiting) = mpsc::channel(WAITING_REQUESTS);
         let since_snapshot = SinceSnapshot::new(options.snapshot_every, extent.uncovered());
-        let committer = Committer::new(log.clone(), dir, shared.clone(), waiting, since_snapshot);
+        // nobody deletes texts now: what says so is from a process that died
+        log.store().end_text_sweep().await?;
+        let guard = Guard::new(log.store().has_swept().await?);
+        let committer = Committer::new(log.clone(), dir, shared.clone(), waiting, since_snapshot, guard);
         tokio::spawn(committer.run());
-        Ok(Self { shared, requests, log })
+        Ok(Self { shared, requests, log, clock: options.clock, collecting: Arc::default() })
     }
 
     /// Finishes waiting writes, closes the view and unlocks the directory. Later calls fail as retriable.
@@ -173,7 +182,7 @@ impl IndexService {
         self.write(records.into_iter().map(Change::Put).collect(), bytes).await
     }
 
-    async fn administer<T>(&self, make: impl FnOnce(Reply<T>) -> Admin) -> Result<T, IndexError> {
+    pub(crate) async fn administer<T>(&self, make: impl FnOnce(Reply<T>) -> Admin) -> Result<T, IndexError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Admin(make(reply)), answer).await
     }

@@ -32,6 +32,8 @@ pub enum ErrorCode {
     TextNotStored,
     /// Stored bytes do not match their name; the object was set aside.
     Corrupt,
+    /// A record refers to a blob or text that is not in the store, or no longer: store it again, then commit.
+    ObjectGone,
     /// The store's layout or id is not the expected one.
     WrongStore,
     /// No space, no free slot: try again later.
@@ -45,7 +47,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    const ALL: [(ErrorCode, &'static str, Code); 17] = [
+    const ALL: [(ErrorCode, &'static str, Code); 18] = [
         (ErrorCode::InvalidArgument, "INVALID_ARGUMENT", Code::InvalidArgument),
         (ErrorCode::InvalidId, "INVALID_ID", Code::InvalidArgument),
         (ErrorCode::NotFound, "NOT_FOUND", Code::NotFound),
@@ -58,6 +60,7 @@ impl ErrorCode {
         (ErrorCode::Unreadable, "UNREADABLE", Code::InvalidArgument),
         (ErrorCode::TextNotStored, "TEXT_NOT_STORED", Code::FailedPrecondition),
         (ErrorCode::Corrupt, "CORRUPT", Code::DataLoss),
+        (ErrorCode::ObjectGone, "OBJECT_GONE", Code::FailedPrecondition),
         (ErrorCode::WrongStore, "WRONG_STORE", Code::FailedPrecondition),
         (ErrorCode::ResourceExhausted, "RESOURCE_EXHAUSTED", Code::ResourceExhausted),
         (ErrorCode::Unavailable, "UNAVAILABLE", Code::Unavailable),

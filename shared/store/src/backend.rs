@@ -78,7 +78,9 @@ impl Backend {
         // fsync, because an acknowledged commit must survive a power cut as it does in a remote store.
         let files = LocalFileSystem::new_with_prefix(path)
             .map_err(|error| StoreError::from_object_store(&name, error))?
-            .with_fsync(true);
+            .with_fsync(true)
+            // Soft prompts and jobs have folders of their own: without this, each would leave an empty one behind.
+            .with_automatic_cleanup(true);
         let directory = std::fs::canonicalize(path).map_err(|error| StoreError::from_io(&name, &error))?;
         Ok(Self { directory: Some(directory), ..Self::shared(Arc::new(files)) })
     }

@@ -8,13 +8,14 @@
 //!   texts/<2 hex>/<blake3>.zst                     source texts, named by their UTF-8 bytes
 //!   blobs/<2 hex>/<input key>/<blake3>.safetensors soft prompts, see [`SoftPrompt`]
 //!   index/<shard>/…                                the log of records, see [`manifest`]
+//!   gc/…                                           what garbage collection notes, see [`garbage`]
 //!   probes/<holder>                                short-lived: whether the store takes writes, see [`Store::probe`]
 //!   quarantine/<path>.<random>                     objects whose bytes did not match their name
 //!   lock                                           local stores only, see [`Store::lock_exclusive`]
 //! ```
 //!
 //! Other crates keep their own objects (manifests, jobs) through [`Store::create`], [`Store::get`] and
-//! [`Store::list`]. There is no overwrite: [`Store::create`] is the one commit primitive. When its outcome is
+//! [`Store::list`]. Nothing is replaced by something else: [`Store::create`] is the one commit primitive. When its outcome is
 //! unknown (a timeout after the request was sent), the object is read back and compared, so bodies that must
 //! have one writer carry that writer and a nonce.
 //!
@@ -40,6 +41,7 @@ mod backend;
 mod blob;
 mod blob_format;
 mod error;
+pub mod garbage;
 mod identity;
 mod lock;
 pub mod manifest;

@@ -14,7 +14,7 @@
 //! **Snapshots** are derived from manifests and may be deleted at any time.
 
 mod error;
-mod seal;
+pub(crate) mod seal;
 mod snapshot;
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,15 @@ impl ContentHash {
         &self.0
     }
 
+    /// The 32 bytes that the digits spell.
+    pub(crate) fn to_bytes(&self) -> [u8; 32] {
+        let (pairs, _) = self.0.as_bytes().as_chunks::<2>();
+        let nibble = |digit: u8| if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 };
+        let mut bytes = [0; 32];
+        bytes.iter_mut().zip(pairs).for_each(|(byte, [high, low])| *byte = nibble(*high) << 4 | nibble(*low));
+        bytes
+    }
+
     /// The first two digits, which spread objects over directories.
     fn shard(&self) -> &str {
         &self.0[..2]
@@ -86,6 +95,9 @@ pub(crate) const BLOBS: &str = "blobs";
 
 /// Root of all texts.
 pub(crate) const TEXTS: &str = "texts";
+
+/// Root of what garbage collection notes, see [`crate::garbage`].
+pub(crate) const GARBAGE: &str = "gc";
 
 /// Root of what was set aside.
 pub(crate) const QUARANTINE: &str = "quarantine";

@@ -29,6 +29,20 @@ pub struct ObjectInfo {
     pub path: String,
     /// Size.
     pub bytes: u64,
+    /// When it was last written, in milliseconds since 1970, by the clock of whatever stores it.
+    pub modified_unix_ms: u64,
+}
+
+impl ObjectInfo {
+    fn of(meta: &ObjectMeta) -> Self {
+        let modified_unix_ms = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or_default();
+        Self { path: meta.location.to_string(), bytes: meta.size, modified_unix_ms }
+    }
+
+    /// How old it is at `now`; zero if the clocks disagree.
+    pub fn age_ms(&self, now_unix_ms: u64) -> u64 {
+        now_unix_ms.saturating_sub(self.modified_unix_ms)
+    }
 }
 
 /// An object as read: its bytes and which version of it they were.
@@ -114,6 +128,11 @@ impl Store {
         Ok(self.head(&location(path)?).await?.is_some())
     }
 
+    /// What a listing would say of the object; `None` if it does not exist.
+    pub async fn info(&self, path: &str) -> Result<Option<ObjectInfo>> {
+        Ok(self.head(&location(path)?).await?.map(|meta| ObjectInfo::of(&meta)))
+    }
+
     /// The paths of all objects below the folder `prefix`, in order. Uploads in progress and leftovers of
     /// crashed ones are not objects.
     pub async fn list(&self, prefix: &str) -> Result<Vec<String>> {
@@ -133,7 +152,7 @@ impl Store {
             .backend
             .objects
             .list(Some(&folder))
-            .map_ok(|meta| ObjectInfo { path: meta.location.to_string(), bytes: meta.size })
+            .map_ok(|meta| ObjectInfo::of(&meta))
             .map_err(move |error| StoreError::from_object_store(&name, error))
             .boxed()
     }
@@ -157,6 +176,30 @@ impl Store {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(StoreError::from_object_store(path, error)),
         }
+    }
+
+    /// Deletes objects, many in one request where the store can; those that do not exist count as deleted.
+    ///
+    /// # Errors
+    /// The first failure. What was not reached is still there: call again.
+    pub async fn delete_all(&self, paths: &[String]) -> Result<()> {
+        let locations: Vec<ObjectPath> = paths.iter().map(|path| location(path)).collect::<Result<_>>()?;
+        let first = paths.first().cloned().unwrap_or_default();
+        let locations = futures::stream::iter(locations.into_iter().map(Ok)).boxed();
+        let mut deleted = self.inner.backend.objects.delete_stream(locations);
+        while let Some(outcome) = deleted.next().await {
+            match outcome {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(StoreError::from_object_store(&first, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an object whether or not it exists: for contents that its name determines, to make it young.
+    pub(crate) async fn overwrite(&self, path: &str, bytes: Bytes) -> Result<()> {
+        let written = self.inner.backend.objects.put(&location(path)?, bytes.into()).await;
+        written.map(drop).map_err(|error| StoreError::from_object_store(path, error))
     }
 
     /// Moves an object out of the way, to `quarantine/<path>.<random>`; returns the new path, or `None` if the

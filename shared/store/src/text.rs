@@ -7,6 +7,7 @@ use tempfile::SpooledTempFile;
 use zstd::stream::write::Encoder;
 
 use crate::error::{Result, StoreError};
+use crate::garbage::unix_ms;
 use crate::names::{self, ContentHash};
 use crate::objects::Created;
 use crate::store::{Store, blocking};
@@ -46,6 +47,10 @@ const PIECE_BYTES: usize = 1 << 20;
 
 const COMPRESSION_LEVEL: i32 = 3;
 
+/// Age from which a text that is put again is written again. Well below any sensible grace period of garbage
+/// collection, well above the time in which one command puts a text twice.
+const RENEW_AFTER_MS: u64 = 3600 * 1000;
+
 impl TextWriter {
     fn new(store: Store) -> Result<Self> {
         let spool = Hashing { inner: tempfile::spooled_tempfile(PART_BYTES), hasher: blake3::Hasher::new() };
@@ -83,7 +88,8 @@ impl TextWriter {
         self.bytes
     }
 
-    /// Ends the text and stores it, unless the store has it.
+    /// Ends the text and stores it, unless the store has it. One that was stored a while ago is written again, so that
+    /// it is young: garbage collection leaves young texts alone, whoever refers to them or is about to.
     pub async fn finish(self) -> Result<TextRef> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -92,14 +98,17 @@ impl TextWriter {
         let hash = ContentHash::from(self.hasher.finalize());
         let text = TextRef { hash: hash.to_string(), bytes: self.bytes };
         let path = names::text_path(&hash);
-        if self.store.exists(&path).await? {
+        let existing = self.store.info(&path).await?;
+        if existing.as_ref().is_some_and(|object| object.age_ms(unix_ms()) < RENEW_AFTER_MS) {
             return Ok(text);
         }
         let spool = self.spill.finish().map_err(spill_failed)?;
         let header = text_format::header(self.bytes, &spool.hasher.finalize());
         let mut parts = Parts::new(header, spool.inner)?;
         let first = parts.next().await?;
-        if first.len() < PART_BYTES {
+        if first.len() < PART_BYTES && existing.is_some() {
+            self.store.overwrite(&path, first).await?;
+        } else if first.len() < PART_BYTES {
             // An existing object has the same name, hence the same text.
             let (Created::New | Created::Exists) = self.store.create(&path, first).await?;
         } else {

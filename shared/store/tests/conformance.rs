@@ -4,7 +4,8 @@
 mod support;
 
 use e2llm_api::ErrorCode;
-use e2llm_store::{BlobName, Created, Health, ObjectKind, Store, StoreError, TextRef};
+use e2llm_store::garbage::ObjectName;
+use e2llm_store::{BlobName, Created, Health, ObjectInfo, ObjectKind, Store, StoreError, TextRef};
 use futures::{StreamExt, TryStreamExt};
 use support::moto::Moto;
 use support::{damage, noise, soft_prompt};
@@ -50,6 +51,53 @@ async fn conforms(store: &Store) {
     a_damaged_blob_does_not_hide_a_good_one(store).await;
     a_record_that_differs_from_its_blob_is_not_served(store).await;
     verify_names_each_damaged_object_and_moves_none(store).await;
+    objects_have_an_age_and_many_are_deleted_at_once(store).await;
+    marks_come_back_and_a_damaged_one_is_set_aside(store).await;
+}
+
+async fn objects_have_an_age_and_many_are_deleted_at_once(store: &Store) {
+    let begun = unix_ms();
+    for n in 0..3 {
+        assert_eq!(store.create(&format!("many/{n}"), "abc").await.unwrap(), Created::New);
+    }
+    let listed: Vec<ObjectInfo> = store.list_stream("many").try_collect().await.unwrap();
+    assert_eq!(listed.len(), 3);
+    for object in &listed {
+        // S3 tells whole seconds
+        let written = begun - 1000..=unix_ms() + 1000;
+        assert!(written.contains(&object.modified_unix_ms) && object.bytes == 3, "{object:?}");
+        assert_eq!(store.info(&object.path).await.unwrap().as_ref(), Some(object));
+        assert_eq!(object.age_ms(object.modified_unix_ms + 5), 5);
+    }
+    let doomed = ["many/0", "many/never-was", "many/2"].map(str::to_owned);
+    store.delete_all(&doomed).await.unwrap();
+    assert_eq!(store.list("many").await.unwrap(), ["many/1"]);
+    assert_eq!(store.info("many/0").await.unwrap(), None);
+    store.delete_all(&doomed).await.unwrap();
+    store.delete_all(&[]).await.unwrap();
+}
+
+async fn marks_come_back_and_a_damaged_one_is_set_aside(store: &Store) {
+    let all: Vec<_> = store.collectable().map_ok(|(name, _)| name).try_collect().await.unwrap();
+    assert!(all.iter().any(ObjectName::is_text) && !all.iter().all(ObjectName::is_text), "{all:?}");
+    assert_eq!(store.marks().await.unwrap(), [0; 0]);
+    for (number, names) in [(1, &all[..]), (2, &all[..1])] {
+        assert_eq!(store.create_mark(7, names).await.unwrap(), number);
+    }
+    let mut read = store.read_mark(1).await.unwrap().unwrap();
+    read.names.sort_unstable();
+    let mut expected = all.clone();
+    expected.sort_unstable();
+    assert_eq!((read.unix_ms, read.names), (7, expected));
+    damage(store, "gc/marks/00000000000000000002", |bytes| bytes[5] ^= 1).await;
+    let error = store.read_mark(2).await.unwrap_err();
+    quarantined(store, &error, "gc/marks/00000000000000000002").await;
+    store.delete_mark(1).await.unwrap();
+    assert_eq!(store.marks().await.unwrap(), [0; 0]);
+}
+
+fn unix_ms() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64
 }
 
 async fn objects_are_created_once_and_listed_by_folder(store: &Store) {

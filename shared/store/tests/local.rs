@@ -66,6 +66,38 @@ async fn leftovers_of_a_crash_are_no_objects_and_the_next_user_removes_them() {
     assert_eq!(store.list("jobs").await.unwrap(), ["jobs/a"]);
 }
 
+#[tokio::test]
+async fn a_text_that_is_put_again_later_is_young_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    for text in ["small".to_owned(), noise(20 << 20, 3)] {
+        let stored = store.put_text(&text).await.unwrap();
+        let file = folder.path().join(format!("texts/{}/{}.zst", &stored.hash[..2], stored.hash));
+        let modified = || fs::metadata(&file).unwrap().modified().unwrap();
+        for (age, is_renewed) in [(Duration::from_secs(600), false), (Duration::from_secs(7200), true)] {
+            let then = SystemTime::now() - age;
+            fs::File::options().write(true).open(&file).unwrap().set_modified(then).unwrap();
+            let before = modified();
+            assert_eq!(store.put_text(&text).await.unwrap(), stored);
+            assert_eq!(modified() > before, is_renewed, "{age:?}");
+            assert!(store.get_text(&stored.hash).await.unwrap() == text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_deleted_leaves_no_empty_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    for path in ["jobs/a/spec", "jobs/a/plan/0", "jobs/b/spec"] {
+        assert_eq!(store.create(path, "").await.unwrap(), Created::New);
+    }
+    store.delete("jobs/a/spec").await.unwrap();
+    store.delete_all(&["jobs/a/plan/0".to_owned()]).await.unwrap();
+    assert_eq!(store.list_folders("jobs").await.unwrap(), ["b"]);
+    assert!(!folder.path().join("jobs/a").exists());
+}
+
 const CHILD_STORE: &str = "E2LLM_TEST_CHILD_STORE";
 
 /// Not a test by itself: the process that the next test kills.

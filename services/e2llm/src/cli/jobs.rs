@@ -31,6 +31,11 @@ pub(crate) enum JobsCommand {
         #[arg(value_name = "JOB")]
         job: String,
     },
+    /// Delete a job that has ended, with its results, before it expires
+    Delete {
+        #[arg(value_name = "JOB")]
+        job: String,
+    },
     /// Go on with a cancelled job; without --server it is run here to its end
     Resume {
         #[arg(value_name = "JOB")]

@@ -1,11 +1,11 @@
 //! `e2llm docs`: what is stored of documents.
 
+mod delete;
+
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use e2llm_api::v1::{
-    DeleteRequest, DocKey, DocRecord, EmbedRequest, GetRequest, ListRequest, SearchHit, SearchRequest,
-};
+use e2llm_api::v1::{DocKey, DocRecord, EmbedRequest, GetRequest, ListRequest, SearchHit, SearchRequest};
 use e2llm_api::{DocId, ErrorCode};
 use e2llm_runtime::{RetryPolicy, retry};
 use serde_json::json;
@@ -19,8 +19,6 @@ use crate::render::{self, bytes, clean, count};
 
 /// Records asked for at once.
 const PAGE: u32 = 500;
-/// Documents deleted at once.
-const BATCH: usize = 500;
 /// Columns of a printed summary.
 const WIDTH: usize = 100;
 
@@ -35,7 +33,7 @@ pub(crate) async fn run(app: &App, command: DocsCommand) -> Result<ExitCode> {
             docs.list(first, limit.unwrap_or(u64::MAX)).await
         }
         DocsCommand::Show { ids } => docs.show(&ids).await,
-        DocsCommand::Delete { ids } => docs.delete(&ids).await,
+        DocsCommand::Delete(args) => delete::run(&docs, &args).await,
         DocsCommand::Search { text, limit } => docs.search(text, limit).await,
     };
     services.stop().await;
@@ -99,28 +97,6 @@ impl Docs<'_> {
                 }
                 Err(error) => return Err(of_call(error)),
             }
-        }
-        Ok(unknown)
-    }
-
-    async fn delete(&self, ids: &[DocId]) -> Result<usize> {
-        let mut unknown = 0;
-        for batch in ids.chunks(BATCH) {
-            let doc_ids = batch.iter().map(DocId::to_string).collect();
-            let request = DeleteRequest { collection: self.collection(), doc_ids };
-            let call = async || self.services.index().delete(request.clone()).await;
-            let done =
-                retry(&self.policy, "Index.Delete", self.services.address(), call).await.map_err(of_call)?.into_inner();
-            for id in &done.deleted {
-                let json = self.app.settings.json;
-                print_line(&if json {
-                    json!({"id": id, "deleted": true}).to_string()
-                } else {
-                    format!("deleted {id}")
-                })?;
-            }
-            done.unknown.iter().try_for_each(|id| self.fail(id))?;
-            unknown += done.unknown.len();
         }
         Ok(unknown)
     }

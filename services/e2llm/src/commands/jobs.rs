@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use e2llm_api::v1::coordinator_client::CoordinatorClient;
 use e2llm_api::v1::{
-    CancelJobRequest, GetJobRequest, JobKind, JobStatus, ListJobsRequest, ResumeJobRequest, job_event::Event,
+    CancelJobRequest, DeleteJobRequest, DeleteJobResponse, GetJobRequest, JobKind, JobStatus, ListJobsRequest,
+    ResumeJobRequest, job_event::Event,
 };
 use e2llm_runtime::{RetryPolicy, retry};
 use serde_json::{Value, json};
@@ -19,7 +20,7 @@ use crate::job;
 use crate::local::{Needs, Services};
 use crate::output::{self, Output};
 use crate::progress::Progress;
-use crate::render::{clean, count, duration};
+use crate::render::{self, clean, count, duration};
 use crate::view::View;
 
 pub(crate) async fn run(app: &App, command: JobsCommand) -> Result<ExitCode> {
@@ -34,7 +35,9 @@ pub(crate) async fn run(app: &App, command: JobsCommand) -> Result<ExitCode> {
 fn needs(command: &JobsCommand) -> Needs {
     match command {
         JobsCommand::Watch { .. } | JobsCommand::Result { .. } | JobsCommand::Resume { .. } => Needs::Models,
-        JobsCommand::List | JobsCommand::Show { .. } | JobsCommand::Cancel { .. } => Needs::Records,
+        JobsCommand::List | JobsCommand::Show { .. } | JobsCommand::Cancel { .. } | JobsCommand::Delete { .. } => {
+            Needs::Records
+        }
     }
 }
 
@@ -57,6 +60,7 @@ impl Jobs<'_> {
                 };
                 self.print(&self.call("Coordinator.CancelJob", &job, cancel).await?)
             }
+            JobsCommand::Delete { job } => self.delete(&job).await,
             JobsCommand::Resume { job } => self.resume(&job).await,
         }
     }
@@ -80,6 +84,20 @@ impl Jobs<'_> {
             client.get_job(GetJobRequest { job_id }).await
         };
         self.call("Coordinator.GetJob", job, get).await
+    }
+
+    async fn delete(&self, job: &str) -> Result<ExitCode> {
+        let request = DeleteJobRequest { job_id: job.to_owned() };
+        let delete = async || self.services.coordinator().delete_job(request.clone()).await;
+        let policy = RetryPolicy::default();
+        let deleted = retry(&policy, "Coordinator.DeleteJob", self.services.address(), delete).await;
+        let DeleteJobResponse { objects, bytes } = deleted.map_err(of_call)?.into_inner();
+        output::print_line(&if self.app.settings.json {
+            json!({"job_id": job, "deleted": true, "objects": objects, "bytes": bytes}).to_string()
+        } else {
+            format!("deleted job {}: {} objects, {}", clean(job), count(objects), render::bytes(bytes))
+        })?;
+        Ok(ExitCode::SUCCESS)
     }
 
     async fn resume(&self, job: &str) -> Result<ExitCode> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use e2llm_store::manifest::Position;
 use tracing::{error, info, warn};
 
-use super::{Closed, Committer, Reply};
+use super::{Closed, Committer, Reply, SweepBatch, Swept};
 use crate::IndexError;
 use crate::doc_index::ListQuery;
 use crate::doctor::{self, Finding};
@@ -36,6 +36,12 @@ pub(crate) enum Admin {
     Rebuild(Reply<u64>),
     Verify(Reply<Vec<Finding>>),
     Snapshot(Reply<u64>),
+    /// From now on note what commits refer to.
+    TrackCommits(Reply<()>),
+    /// Delete garbage.
+    Sweep(SweepBatch, Reply<Vec<Swept>>),
+    /// Stop noting what commits refer to.
+    ForgetCommits(Reply<()>),
     Close(Reply<()>),
 }
 
@@ -81,6 +87,15 @@ impl Committer {
             Admin::Rebuild(reply) => drop(reply.send(self.rebuild().await)),
             Admin::Verify(reply) => drop(reply.send(self.verify().await)),
             Admin::Snapshot(reply) => drop(reply.send(self.snapshot().await)),
+            Admin::TrackCommits(reply) => {
+                self.guard.start_tracking();
+                drop(reply.send(Ok(())));
+            }
+            Admin::Sweep(batch, reply) => drop(reply.send(self.sweep(batch).await)),
+            Admin::ForgetCommits(reply) => {
+                self.guard.stop_tracking();
+                drop(reply.send(Ok(())));
+            }
             Admin::Close(reply) => {
                 let outcome = self.release("closed").await;
                 return ControlFlow::Break((reply, outcome));
@@ -101,6 +116,7 @@ impl Committer {
 
     /// Closes the view and opens it as if the process had just started.
     pub(super) async fn reopen(&mut self) -> Result<Arc<Live>, IndexError> {
+        self.guard.lose_track();
         self.release("being reopened").await?;
         match self.open().await {
             Ok(live) => {
@@ -138,6 +154,7 @@ impl Committer {
     }
 
     async fn refresh(&mut self) -> Result<u64, IndexError> {
+        self.guard.lose_track();
         let live = self.live().await?;
         let head = Extent::of(&self.log).await?.head();
         let caught_up = catch_up(&self.log, &live, head).await;

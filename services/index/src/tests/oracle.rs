@@ -163,7 +163,7 @@ impl Pair {
 }
 
 async fn open(store: &Store, dir: &tempfile::TempDir) -> IndexService {
-    let options = IndexOptions { snapshot_every: 3 };
+    let options = IndexOptions { snapshot_every: 3, ..IndexOptions::default() };
     IndexService::open_with(store.clone(), dir.path(), "main", options).await.unwrap()
 }
 

@@ -4,6 +4,7 @@
 mod child;
 mod damage;
 mod full_disk;
+mod garbage;
 mod log_damage;
 mod rpc;
 mod summaries;

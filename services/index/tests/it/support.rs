@@ -1,11 +1,15 @@
 //! A store and an index directory for one test.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use e2llm_api::v1::index_server::Index;
 use e2llm_api::v1::{self, DocRecord, Segment};
-use e2llm_index::{IndexError, IndexOptions, IndexService};
-use e2llm_store::{ContentHash, Store};
+use e2llm_index::{IndexError, IndexOptions, IndexService, UnixClock};
+use e2llm_store::{ChunkMeta, ContentHash, SoftPrompt, Store};
+use half::f16;
 use tonic::{Request, Status};
 
 pub(crate) const COLLECTION: &str = "c";
@@ -15,15 +19,26 @@ pub(crate) const FINGERPRINT: &str = "bundle-4x";
 pub(crate) struct Site {
     root: tempfile::TempDir,
     options: IndexOptions,
+    /// How far the index's clock is ahead, in milliseconds.
+    ahead: Arc<AtomicU64>,
 }
 
 impl Site {
     pub(crate) fn new() -> Self {
-        Self { root: tempfile::tempdir().unwrap(), options: IndexOptions::default() }
+        let ahead = Arc::new(AtomicU64::new(0));
+        let shown = ahead.clone();
+        let clock = UnixClock::new(move || unix_ms(SystemTime::now()) + shown.load(Ordering::SeqCst));
+        Self { root: tempfile::tempdir().unwrap(), options: IndexOptions { clock, ..IndexOptions::default() }, ahead }
+    }
+
+    /// Has the index believe that so much time has passed.
+    pub(crate) fn wait(&self, hours: u64) {
+        self.ahead.fetch_add(hours * 3_600_000, Ordering::SeqCst);
     }
 
     pub(crate) fn with_snapshots_every(manifests: u64) -> Self {
-        Self { options: IndexOptions { snapshot_every: manifests }, ..Self::new() }
+        let site = Self::new();
+        Self { options: IndexOptions { snapshot_every: manifests, ..site.options.clone() }, ..site }
     }
 
     pub(crate) fn root(&self) -> PathBuf {
@@ -58,7 +73,7 @@ impl Site {
     }
 
     pub(crate) async fn try_open(&self) -> Result<IndexService, IndexError> {
-        IndexService::open_with(self.store().await, &self.index_dir(), "main", self.options).await
+        IndexService::open_with(self.store().await, &self.index_dir(), "main", self.options.clone()).await
     }
 
     pub(crate) async fn open(&self) -> IndexService {
@@ -87,6 +102,34 @@ pub(crate) fn record(doc_id: &str) -> DocRecord {
         }],
         mean_vector: vector.flat_map(f32::to_le_bytes).collect(),
         ..DocRecord::default()
+    }
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+/// A record whose text and soft prompt are stored, as an encoder would have it: documents of one text share both.
+pub(crate) async fn stored(store: &Store, doc_id: &str, text: &str) -> DocRecord {
+    let text_ref = store.put_text(text).await.unwrap();
+    let segment = store.put_blob(&soft_prompt(text)).await.unwrap();
+    DocRecord { text_hash: text_ref.hash, text_bytes: text_ref.bytes, segments: vec![segment], ..record(doc_id) }
+}
+
+pub(crate) fn soft_prompt(text: &str) -> SoftPrompt {
+    let end = text.len() as u64;
+    SoftPrompt {
+        fingerprint: FINGERPRINT.into(),
+        ratio: 4,
+        input_key: ContentHash::of(format!("input {text}").as_bytes()).to_string(),
+        text_hash: ContentHash::of(text.as_bytes()).to_string(),
+        text_start: 0,
+        text_end: end,
+        d_model: 2,
+        d_enc: 2,
+        chunks: vec![ChunkMeta { text_start: 0, text_end: end, tokens: 4, soft_tokens: 1 }],
+        soft: vec![f16::from_f32(text.len() as f32); 2],
+        vectors: vec![f16::ONE; 2],
     }
 }
 

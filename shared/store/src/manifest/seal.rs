@@ -42,7 +42,7 @@ impl fmt::Debug for Checksum {
 }
 
 /// Encodes `message` and adds its checksum.
-pub(super) fn seal(message: &impl Message) -> (Vec<u8>, Checksum) {
+pub(crate) fn seal(message: &impl Message) -> (Vec<u8>, Checksum) {
     let body = message.encode_to_vec();
     let checksum = Checksum::of(&body);
     let sealed = v1::Sealed { body, checksum: checksum.0.to_vec() };
@@ -50,7 +50,7 @@ pub(super) fn seal(message: &impl Message) -> (Vec<u8>, Checksum) {
 }
 
 /// Verifies a sealed object and decodes its body. Any changed, missing or added byte is an error.
-pub(super) fn open<M: Message + Default>(path: &str, bytes: &[u8]) -> Result<(M, Checksum), ManifestError> {
+pub(crate) fn open<M: Message + Default>(path: &str, bytes: &[u8]) -> Result<(M, Checksum), ManifestError> {
     let sealed = v1::Sealed::decode(bytes)
         .map_err(|error| ManifestError::corrupt(path, format!("cannot be decoded ({error})")))?;
     let checksum = Checksum::of(&sealed.body);
