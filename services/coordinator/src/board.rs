@@ -78,6 +78,16 @@ impl Asker<'_> {
     }
 }
 
+/// What a worker holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hands {
+    Free,
+    /// Tasks that nothing speaks against.
+    Busy,
+    /// One that runs alone.
+    Suspect,
+}
+
 /// What to do about a reported result.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Verdict {
@@ -180,14 +190,23 @@ impl Board {
     }
 
     /// Leases ready tasks to a worker: jobs of the highest priority first, those of the same priority in turn.
+    ///
+    /// A task that may have cost a worker its life runs alone, so that no other task is blamed for it again. Until
+    /// the worker's hands are free for it, the worker gets nothing else.
     pub(crate) fn assign(&mut self, asker: &Asker<'_>, now: Instant, options: &CoordinatorOptions) -> Vec<Task> {
         let mut tasks = Vec::new();
-        while tasks.len() < asker.slots as usize {
+        let mut hands = self.hands_of(asker.worker);
+        while tasks.len() < asker.slots as usize && hands != Hands::Suspect {
             let Some((job, task)) = self.next_in_turn(asker, now) else { break };
-            self.last_served = Some(job.clone());
             let Some(entry) = self.jobs.get_mut(&job) else { break };
             let spec = entry.spec.clone();
             let Some(open) = entry.task_mut(task) else { break };
+            let is_suspect = open.is_suspect(task);
+            if is_suspect && hands != Hands::Free {
+                break;
+            }
+            hands = if is_suspect { Hands::Suspect } else { Hands::Busy };
+            self.last_served = Some(job.clone());
             open.lease(asker.worker, now, options.lease);
             tasks.push(Task {
                 job_id: job.to_string(),
@@ -225,6 +244,14 @@ impl Board {
                 self.jobs.remove(&oldest);
             }
         }
+    }
+
+    fn hands_of(&self, worker: &str) -> Hands {
+        let held = self.jobs.values().flat_map(|job| job.leased_to(worker));
+        held.fold(Hands::Free, |hands, (task, open)| match hands {
+            Hands::Free | Hands::Busy if !open.is_suspect(task) => Hands::Busy,
+            _ => Hands::Suspect,
+        })
     }
 
     fn next_in_turn(&self, asker: &Asker<'_>, now: Instant) -> Option<(JobId, TaskId)> {

@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use e2llm_api::v1::{JobSpec, JobStatus, RowResult, Stage};
-use e2llm_runtime::failpoint::reach;
+use e2llm_runtime::failpoint::{reach, reach_with};
 use e2llm_runtime::{Clock, Shutdown};
 use futures::stream::{self, StreamExt};
 use tokio::sync::Notify;
@@ -261,6 +261,7 @@ impl Engine {
     async fn split(&self, settlement: &Settlement, failures: u32) -> Result<()> {
         let Settlement { job, task, .. } = settlement;
         self.journal.split(job, *task).await?;
+        reach_with("coordinator.split_written", task);
         let now = self.now();
         self.with_job(job, |job| job.split(*task, failures, now))?;
         Ok(())
@@ -269,6 +270,7 @@ impl Engine {
     async fn retry(&self, settlement: &Settlement, failures: u32, not_before: Instant) -> Result<()> {
         let Settlement { job, task, .. } = settlement;
         self.journal.failed_attempt(job, *task, failures).await?;
+        reach_with("coordinator.retry_written", task);
         self.board().retry(job, *task, not_before);
         Ok(())
     }
@@ -283,9 +285,9 @@ impl Engine {
         let attempts = |row: &RowResult| RowResult { attempts: retries + 1, ..row.clone() };
         let rows = rows.iter().map(attempts).collect();
         record.part = self.journal.write_part(job, *task, *attempt, rows).await?;
-        reach("coordinator.part_written");
+        reach_with("coordinator.part_written", task);
         let record = self.journal.commit_done(job, *task, record).await?;
-        reach("coordinator.task_done");
+        reach_with("coordinator.task_done", task);
         let now = self.now();
         self.with_job(job, |job| job.commit(*task, record, now))?
     }
@@ -304,6 +306,7 @@ impl Engine {
             })
         };
         let Ok(Some(status)) = self.with_job(id, ended) else { return };
+        reach("coordinator.before_result");
         self.remove_lost_parts(id).await;
         info!(job_id = %id, rows = status.rows, rows_failed = status.rows_failed, "job finished");
         if let Err(error) = self.journal.finish(id, status).await {

@@ -194,6 +194,14 @@ impl Job {
         open.state = state;
     }
 
+    /// Tasks that a worker holds.
+    pub(crate) fn leased_to(&self, worker: &str) -> impl Iterator<Item = (TaskId, &OpenTask)> {
+        let leased = self.leased.iter().filter_map(|task| Some((*task, self.tasks.get(task)?)));
+        leased.filter(
+            move |(_, open)| matches!(&open.state, TaskState::Leased { worker: holder, .. } if holder == worker),
+        )
+    }
+
     /// Tasks whose worker has been silent too long.
     pub(crate) fn expired(&self, now: Instant) -> Vec<TaskId> {
         let is_expired = |task: &&TaskId| self.tasks.get(task).is_some_and(|open| open.is_expired(now));

@@ -3,6 +3,8 @@ use std::time::{Duration, Instant};
 use e2llm_api::v1::Row;
 use prost::Message;
 
+use crate::ids::TaskId;
+
 /// A task that is not done.
 #[derive(Debug)]
 pub(crate) struct OpenTask {
@@ -70,6 +72,12 @@ impl OpenTask {
 
     pub(crate) fn renew(&mut self, worker: &str, now: Instant, lease: Duration) {
         self.state = TaskState::Leased { worker: worker.to_owned(), until: now + lease };
+    }
+
+    /// Whether the task, known as `id`, may be the reason why an attempt failed: it did before, or is a row of a task
+    /// that did.
+    pub(crate) fn is_suspect(&self, id: TaskId) -> bool {
+        self.failures > 0 || id.is_split
     }
 
     pub(crate) fn is_expired(&self, now: Instant) -> bool {

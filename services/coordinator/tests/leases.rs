@@ -40,6 +40,40 @@ async fn a_silent_workers_task_goes_to_another_and_its_late_result_is_dropped() 
 }
 
 #[tokio::test]
+async fn a_task_whose_worker_was_lost_runs_alone_so_that_others_are_not_blamed_again() {
+    let (cluster, mut a, mut b) = with_documents(small(), &["poison", "x", "y"]).await;
+    assert_eq!(a.take(2).await.len(), 2, "nothing is suspected yet");
+    cluster.clock.advance(Duration::from_secs(16));
+    b.take(0).await;
+    cluster.clock.advance(Duration::from_secs(1));
+    let names = |tasks: &[Task]| tasks.iter().map(|task| task.rows[0].id.clone()).collect::<Vec<_>>();
+    let alone = b.take(2).await;
+    assert_eq!(names(&alone), ["poison"]);
+    let held = vec![reference(&alone[0])];
+    let more = b.report(ReportStatusRequest { slots: 1, in_progress: held, ..Default::default() }).await.tasks;
+    assert!(more.is_empty(), "not even a task that nothing speaks against");
+    let other = cluster.worker("c", Stage::Encode).take(2).await;
+    assert_eq!(names(&other), ["x"], "the other suspect runs alone too");
+    let third = cluster.worker("d", Stage::Encode).take(2).await;
+    assert_eq!(names(&third), ["y"]);
+}
+
+#[tokio::test]
+async fn a_worker_gets_nothing_more_until_its_hands_are_free_for_a_suspect() {
+    let (cluster, mut a, mut b) = with_documents(small(), &["x", "y", "z"]).await;
+    let first = a.take_one().await;
+    a.fail(&first, ErrorCode::Unavailable).await;
+    let second = b.take_one().await;
+    cluster.clock.advance(Duration::from_secs(1));
+    let held = vec![reference(&second)];
+    let more = b.report(ReportStatusRequest { slots: 1, in_progress: held, ..Default::default() }).await.tasks;
+    assert!(more.is_empty(), "x waits for it");
+    b.succeed(&second, vec![encoded(&second.rows[0], "y")]).await;
+    let alone = b.take(2).await;
+    assert_eq!(alone.iter().map(|task| task.rows[0].id.as_str()).collect::<Vec<_>>(), ["x"]);
+}
+
+#[tokio::test]
 async fn heartbeats_renew_a_lease() {
     let (cluster, mut a, mut b) = with_documents(small(), &["x"]).await;
     let task = a.take_one().await;

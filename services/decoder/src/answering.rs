@@ -8,13 +8,16 @@ use e2llm_model::expand::Budget;
 use e2llm_model::generate::{Finish, Generated, Generator, Options, Piece};
 use e2llm_model::sample::SamplerOptions;
 use e2llm_model::{Defaults, ModelError, prompt};
+use e2llm_runtime::failpoint::reach;
 use e2llm_runtime::{RetryPolicy, retry};
 use e2llm_store::Store;
 use tonic::transport::Channel;
+use tracing::warn;
 
 use crate::document::{ChunkRef, LoadedDocument};
 use crate::engine::{Engine, Priority};
 use crate::error::DecodeError;
+use crate::healing;
 use crate::layout::{Layout, Purpose, lay_out};
 
 /// Most documents of one question.
@@ -108,6 +111,7 @@ impl Answering {
         let options = self.options(request)?;
         let budget = self.budget(&request.context, &instruction, options.max_tokens)?;
         let documents = self.documents(request, budget.expand_chunks > 0).await?;
+        reach("decoder.blobs_fetched");
         let chunks: Vec<(usize, ChunkRef)> =
             documents.iter().enumerate().flat_map(|(d, doc)| doc.chunks().into_iter().map(move |c| (d, c))).collect();
         let mut usage = match &request.task {
@@ -235,9 +239,26 @@ impl Answering {
         let d_model = self.engine.generator().d_model();
         let mut documents = Vec::with_capacity(request.doc_ids.len());
         for record in self.records(request).await? {
-            documents.push(LoadedDocument::load(&self.store, record, with_text, d_model).await?);
+            documents.push(self.load(record, with_text, d_model).await?);
         }
         Ok(documents)
+    }
+
+    /// Fetches a document. If its soft prompt turns out to be damaged or lost, it is encoded again first, once.
+    async fn load(&self, record: DocRecord, with_text: bool, d_model: usize) -> Result<LoadedDocument, DecodeError> {
+        let error = match LoadedDocument::load(&self.store, record.clone(), with_text, d_model).await {
+            Err(DecodeError::Store(error)) if healing::can_help(&record, &error) => error,
+            other => return other,
+        };
+        warn!(doc_id = record.doc_id, %error, "encoding the document again");
+        match healing::encode_again(self.encoder.clone(), &record).await {
+            Ok(record) => LoadedDocument::load(&self.store, record, with_text, d_model).await,
+            Err(failure) if failure.code().is_retriable() => Err(failure.into()),
+            Err(failure) => {
+                warn!(doc_id = record.doc_id, error = %failure, "the document cannot be encoded again");
+                Err(error.into())
+            }
+        }
     }
 
     async fn records(&self, request: &Request) -> Result<Vec<DocRecord>, DecodeError> {
@@ -290,7 +311,10 @@ impl Answering {
             let mut emit = emit;
             let mut first = None;
             let generated = generator.generate(&prompt, &options, |text| {
-                first.get_or_insert_with(|| micros(begun));
+                if first.is_none() {
+                    first = Some(micros(begun));
+                    reach("decoder.first_token");
+                }
                 way.give(generator);
                 emit(text)
             })?;

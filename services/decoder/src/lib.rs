@@ -10,6 +10,7 @@ mod answering;
 mod document;
 mod engine;
 mod error;
+mod healing;
 mod keeping;
 mod layout;
 mod service;

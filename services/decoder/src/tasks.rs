@@ -1,5 +1,6 @@
 use e2llm_api::v1::{JobKind, JobSpec, Row, RowError, RowResult};
 use e2llm_api::{ErrorCode, row_error};
+use e2llm_runtime::failpoint::{begin_row, reach_with};
 use e2llm_runtime::worker::TaskHandler;
 use e2llm_runtime::{CancellationToken, async_trait};
 use tracing::warn;
@@ -27,21 +28,30 @@ impl DecodeTasks {
         row: &Row,
         cancel: &CancellationToken,
     ) -> Result<(String, Answered), DecodeError> {
-        let asks = spec.kind() == JobKind::Ask;
-        let request = Request {
-            collection: collection(spec).to_owned(),
-            doc_ids: if asks { row.doc_ids.clone() } else { vec![row.id.clone()] },
-            task: if asks { Task::Ask(row.question.clone()) } else { Task::Summarize(spec.instruction.clone()) },
-            generate: spec.generate.clone().unwrap_or_default(),
-            context: spec.context.unwrap_or_default(),
-            priority: Priority::Bulk,
-        };
+        let request = request(spec, row);
         let (sender, receiver) = std::sync::mpsc::channel();
         let cancel = cancel.clone();
         let emit: Emit = Box::new(move |text| !cancel.is_cancelled() && sender.send(text.to_owned()).is_ok());
         let answered = self.answering.answer(&request, emit).await?;
         let text: String = receiver.try_iter().collect();
         Ok((text.trim().to_owned(), answered))
+    }
+}
+
+/// What is wanted of a row: a summary, the job's one question about its document, or a question of its own.
+fn request(spec: &JobSpec, row: &Row) -> Request {
+    let (doc_ids, task) = match spec.kind() {
+        JobKind::Ask if spec.question.is_empty() => (row.doc_ids.clone(), Task::Ask(row.question.clone())),
+        JobKind::Ask => (vec![row.id.clone()], Task::Ask(spec.question.clone())),
+        _ => (vec![row.id.clone()], Task::Summarize(spec.instruction.clone())),
+    };
+    Request {
+        collection: collection(spec).to_owned(),
+        doc_ids,
+        task,
+        generate: spec.generate.clone().unwrap_or_default(),
+        context: spec.context.unwrap_or_default(),
+        priority: Priority::Bulk,
     }
 }
 
@@ -59,9 +69,11 @@ impl TaskHandler for DecodeTasks {
             if cancel.is_cancelled() {
                 return Err(row_error(ErrorCode::Cancelled, "the task is no longer wanted"));
             }
+            begin_row("decode", &row.id);
             let mut result = RowResult { number: row.number, id: row.id.clone(), ..RowResult::default() };
             match self.row(&spec, row, &cancel).await {
                 Ok((text, answered)) => {
+                    reach_with("decoder.generated", &row.id);
                     if spec.kind() == JobKind::Summarize {
                         let of = |source| keeping::summary(source, &text, &spec.instruction, &task.job_id);
                         summaries.extend(answered.sources.into_iter().map(of));
@@ -80,6 +92,36 @@ impl TaskHandler for DecodeTasks {
             results.push(result);
         }
         keeping::keep(self.answering.index(), collection(&spec), summaries).await;
+        reach_with("decoder.summary_kept", &task.task_id);
         Ok(results)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_question_for_all_is_asked_of_the_document_that_a_row_is() {
+        let spec = |question: &str| JobSpec {
+            kind: JobKind::Ask.into(),
+            question: question.to_owned(),
+            instruction: "in short".to_owned(),
+            ..Default::default()
+        };
+        let row = Row {
+            id: "row".to_owned(),
+            doc_ids: vec!["a".to_owned(), "b".to_owned()],
+            question: "who?".to_owned(),
+            ..Default::default()
+        };
+        let wanted = |spec: &JobSpec| {
+            let Request { doc_ids, task, .. } = request(spec, &row);
+            (doc_ids.join(" "), task)
+        };
+        assert_eq!(wanted(&spec("")), ("a b".to_owned(), Task::Ask("who?".to_owned())));
+        assert_eq!(wanted(&spec("why?")), ("row".to_owned(), Task::Ask("why?".to_owned())));
+        let summaries = JobSpec { kind: JobKind::Summarize.into(), ..spec("") };
+        assert_eq!(wanted(&summaries), ("row".to_owned(), Task::Summarize("in short".to_owned())));
     }
 }

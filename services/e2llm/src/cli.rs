@@ -310,6 +310,9 @@ pub(crate) struct ServeArgs {
     /// Directory of the index's local view; it can be deleted while the index is stopped
     #[arg(long, env = "E2LLM_INDEX_DIR", value_name = "DIR")]
     pub(crate) index_dir: Option<PathBuf>,
+    /// Commits after which the index writes a snapshot, from which a lost view is rebuilt sooner
+    #[arg(long, env = "E2LLM_SNAPSHOT_EVERY", value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) snapshot_every: u64,
 }
 
 /// `e2llm doctor`

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use e2llm_coordinator::{CoordinatorOptions, CoordinatorService};
 use e2llm_decoder::DecoderService;
 use e2llm_encoder::EncoderService;
-use e2llm_index::{DEFAULT_SHARD, IndexService};
+use e2llm_index::{DEFAULT_SHARD, IndexOptions, IndexService};
 use e2llm_runtime::{ClientOptions, Endpoint, Listener, ServerBuilder, ServerOptions, ServiceName, Shutdown};
 use e2llm_store::{Store, StoreLock};
 use tokio::task::JoinHandle;
@@ -77,7 +77,8 @@ impl Boot<'_> {
             Some(directory) => directory.clone(),
             None => self.settings.index_dir(&self.store)?,
         };
-        let index = IndexService::open(self.store.clone(), &directory, DEFAULT_SHARD).await?;
+        let options = IndexOptions { snapshot_every: args.snapshot_every };
+        let index = IndexService::open_with(self.store.clone(), &directory, DEFAULT_SHARD, options).await?;
         self.add(|server| server.index(index.clone()));
         probes::storage(&self.server.health(), ServiceName::Index, &self.store, &self.shutdown);
         self.index = Some((index, lock));

@@ -6,7 +6,7 @@ use e2llm_api::v1::{CommitRequest, DocKey, DocRecord, GetRequest, Segment};
 use e2llm_api::{Collection, DocId, ErrorCode, Metadata};
 use e2llm_model::chunk::Chunk;
 use e2llm_model::{DocumentEncoder, EncodedChunk, unit};
-use e2llm_runtime::failpoint::reach;
+use e2llm_runtime::failpoint::reach_with;
 use e2llm_runtime::{RetryPolicy, retry};
 use e2llm_store::{BlobName, ChunkMeta, MAX_CHUNKS, SoftPrompt, Store};
 use half::f16;
@@ -133,6 +133,7 @@ impl Pipeline {
             return self.commit(DocRecord { metadata, ..record }).await;
         }
         let text: Arc<str> = self.store.get_text(&document.text_hash).await?.into();
+        reach_with("encoder.text_read", &document.doc_id);
         let mut totals = Totals::default();
         let mut start = 0;
         while let Some(chunks) = self.next_chunks(&text, start).await? {
@@ -143,6 +144,7 @@ impl Pipeline {
             return Err(EncodeError::Empty { doc_id: document.doc_id.to_string() });
         }
         let record = self.record(document, &text, totals);
+        reach_with("encoder.before_commit", &record.doc_id);
         self.commit(DocRecord { metadata, ..record }).await
     }
 
@@ -188,7 +190,6 @@ impl Pipeline {
     }
 
     async fn commit(&self, record: DocRecord) -> Result<Encoded, EncodeError> {
-        reach("encoder.stored");
         let request = CommitRequest { records: vec![record.clone()] };
         let policy = RetryPolicy::default();
         let mut wait = Wait::new(&record.doc_id, self.patience);
@@ -202,6 +203,7 @@ impl Pipeline {
                 Err(error) => wait.after(error.into()).await?,
             }
         };
+        reach_with("encoder.committed", &record.doc_id);
         Ok(Encoded { record: DocRecord { version, ..record }, unchanged: false })
     }
 
@@ -241,6 +243,7 @@ impl Pipeline {
                 Err(error) => wait.after(error.into()).await?,
             }
         };
+        reach_with("encoder.blob_written", &document.doc_id);
         totals.add(segment, &prompt);
         Ok(())
     }

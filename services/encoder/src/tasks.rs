@@ -1,5 +1,6 @@
 use e2llm_api::v1::{Row, RowError, RowResult, Task};
 use e2llm_api::{Collection, DocId, ErrorCode, Metadata};
+use e2llm_runtime::failpoint::begin_row;
 use e2llm_runtime::worker::TaskHandler;
 use e2llm_runtime::{CancellationToken, async_trait};
 use tracing::warn;
@@ -37,6 +38,7 @@ impl TaskHandler for EncodeTasks {
             if cancel.is_cancelled() {
                 return Err(e2llm_api::row_error(ErrorCode::Cancelled, "the task is no longer wanted"));
             }
+            begin_row("encode", &row.id);
             let mut result = RowResult { number: row.number, id: row.id.clone(), ..RowResult::default() };
             match self.row(collection, row).await {
                 Ok(encoded) => {

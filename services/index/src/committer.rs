@@ -6,6 +6,7 @@ mod guard;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use e2llm_runtime::failpoint::reach;
 use e2llm_store::manifest::{Append, Change, Manifest, ManifestLog};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::debug;
@@ -161,7 +162,10 @@ impl Committer {
         let live = self.live().await?;
         loop {
             match self.log.append(live.position(), changes).await? {
-                Append::Mine(manifest) => return self.apply(&live, manifest).await,
+                Append::Mine(manifest) => {
+                    reach("index.manifest_appended");
+                    return self.apply(&live, manifest).await;
+                }
                 Append::Theirs(manifest) => {
                     debug!(manifest = manifest.position.number, "another writer was first");
                     self.apply(&live, manifest).await?;
@@ -179,7 +183,10 @@ impl Committer {
             live.flush().map(|()| effects)
         });
         match applied.await {
-            Ok(Effects { removed, kept }) => Ok(Written { manifest: number, removed, kept }),
+            Ok(Effects { removed, kept }) => {
+                reach("index.applied");
+                Ok(Written { manifest: number, removed, kept })
+            }
             Err(error) => {
                 // the log is ahead of the view now: whoever comes next opens the view again
                 self.shared.suspect();

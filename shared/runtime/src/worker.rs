@@ -21,6 +21,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 use tracing::{debug, error, info, warn};
 
+use crate::failpoint::reach_with;
 use crate::retry::cause_of;
 use crate::{RetryPolicy, Shutdown, code_of};
 
@@ -106,6 +107,12 @@ impl<H: TaskHandler> WorkerLoop<H> {
     /// It never gives up on a coordinator that cannot be reached.
     pub async fn run(self, shutdown: Shutdown) {
         Run::new(self).until(shutdown).await;
+    }
+
+    /// The name of a fail point of its role.
+    fn edge(&self, edge: &str) -> String {
+        let role = if self.stage == Stage::Encode { "encoder" } else { "decoder" };
+        format!("{role}.{edge}")
     }
 
     fn report(&self, request: ReportStatusRequest) -> Report {
@@ -213,6 +220,9 @@ impl<H: TaskHandler> Run<H> {
             fingerprint: self.worker.fingerprint.clone(),
             ..self.bench.report()
         };
+        if let Some(finished) = self.bench.finished() {
+            reach_with(&self.worker.edge("before_report"), finished);
+        }
         self.next_report = now + self.heartbeat;
         self.reports.push(self.worker.report(request));
     }
@@ -278,9 +288,11 @@ impl<H: TaskHandler> Run<H> {
         }
         let Some(place) = self.bench.place(&key) else { return };
         let handler = Arc::clone(&self.worker.handler);
+        let (received, task_id) = (self.worker.edge("task_received"), task.task_id.clone());
         let handle = self.running.spawn(async move {
             let Some(_slot) = place.slot().await else { return Outcome::HandedBack };
             let started = Instant::now();
+            reach_with(&received, task_id);
             match handler.run(task, place.cancel.clone()).await {
                 Ok(rows) => Outcome::Done(rows, started.elapsed()),
                 Err(error) => Outcome::Failed(error),

@@ -29,15 +29,36 @@ fn a_sound_store_has_no_findings() {
 }
 
 #[test]
-fn a_damaged_blob_is_not_read_and_repair_makes_it_anew() {
+fn a_damaged_blob_is_set_aside_and_made_anew_when_it_is_read() {
     let place = Workplace::encoded();
     let before = answer(place.ask(HARBOUR, &SOFT));
     let record = harbour(&place);
     let hash = record["segments"][0]["content_hash"].as_str().unwrap();
     flip_byte(&place.stored_file("blobs", hash));
     assert_named(&doctor(&place), hash);
+    assert_eq!(answer(place.ask(HARBOUR, &SOFT)), before);
+    assert!(place.stored_file("quarantine", hash).exists());
+    assert!(doctor(&place).succeeded().stdout.is_empty());
+    assert_eq!(harbour(&place)["segments"], record["segments"]);
+}
+
+#[test]
+fn a_damaged_blob_whose_text_is_lost_is_never_read() {
+    let place = Workplace::encoded();
+    let record = harbour(&place);
+    let hash = record["segments"][0]["content_hash"].as_str().unwrap();
+    flip_byte(&place.stored_file("blobs", hash));
+    fs::remove_file(place.stored_file("texts", record["text_hash"].as_str().unwrap())).unwrap();
     place.ask(HARBOUR, &SOFT).refused(&[hash, "corrupt"]);
-    assert_named(&doctor(&place), hash);
+}
+
+#[test]
+fn repair_makes_a_damaged_blob_anew() {
+    let place = Workplace::encoded();
+    let before = answer(place.ask(HARBOUR, &SOFT));
+    let record = harbour(&place);
+    let hash = record["segments"][0]["content_hash"].as_str().unwrap();
+    flip_byte(&place.stored_file("blobs", hash));
     let repaired = place.json(&["doctor", "--repair"]).succeeded().rows();
     assert_eq!(repaired.len(), 1, "one object is one problem: {repaired:#?}");
     assert_eq!(repaired[0]["repaired"], true, "{repaired:#?}");

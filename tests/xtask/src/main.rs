@@ -1,6 +1,6 @@
 //! The repository's chores: `cargo xtask <verb>`.
 //!
-//! `test` installs what the tests need and runs them all; `ci` is what must pass before a change lands; `rules` and
+//! `test` installs what the tests need and runs them all; `faults` is the long form of its fault tests; `ci` is what must pass before a change lands; `rules` and
 //! `licences` are two of its steps that are quick to run alone. Each step is printed before it runs, so that it can be
 //! repeated by hand.
 
@@ -10,6 +10,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod ci;
+mod faults;
 mod licences;
 mod metadata;
 mod proto;
@@ -29,6 +30,8 @@ struct Cli {
 enum Verb {
     /// Install what the tests need, then run every test
     Test(test::TestArgs),
+    /// Jobs on real processes, each with a fault chosen by its seed; one line per run
+    Faults(faults::FaultsArgs),
     /// Everything that must pass before a change lands
     Ci,
     /// House rules: file length, no ignored tests, dependency direction, protos
@@ -51,6 +54,7 @@ fn run_verb(verb: Verb) -> Result<()> {
     std::env::set_current_dir(run::root())?;
     match verb {
         Verb::Test(args) => test::run(&args),
+        Verb::Faults(args) => faults::run(&args),
         Verb::Ci => ci::run(),
         Verb::Rules => rules::check(),
         Verb::Licences => licences::check(),

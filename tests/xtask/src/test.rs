@@ -27,14 +27,7 @@ pub(crate) struct TestArgs {
 
 /// Installs, fetches, then runs unit, integration and documentation tests.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
-    let python = root().join("target/test-python");
-    if !args.offline {
-        install_python(&python)?;
-    }
-    build()?;
-    if !args.offline {
-        fetch_weights()?;
-    }
+    let python = prepare(args.offline)?;
     let runner = if has_nextest() { vec!["nextest", "run"] } else { vec!["test", "--all-targets", "--no-fail-fast"] };
     let mut tests = cargo();
     tests.args(runner).args(["--workspace", "--locked"]).args(&args.runner);
@@ -43,6 +36,19 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         run::run(cargo().args(["test", "--workspace", "--locked", "--doc"]))?;
     }
     Ok(())
+}
+
+/// Installs, builds and fetches what tests need; where their Python is.
+pub(crate) fn prepare(offline: bool) -> Result<PathBuf> {
+    let python = root().join("target/test-python");
+    if !offline {
+        install_python(&python)?;
+    }
+    build()?;
+    if !offline {
+        fetch_weights()?;
+    }
+    Ok(python)
 }
 
 /// Everything in one go, with the features that the tests unify to: building `e2llm` alone first would compile shared
@@ -57,7 +63,7 @@ fn fetch_weights() -> Result<()> {
 }
 
 /// A program of this workspace, as the test build leaves it.
-fn binary(name: &str) -> PathBuf {
+pub(crate) fn binary(name: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     target.join("debug").join(name)
 }
@@ -86,7 +92,7 @@ fn install_python(directory: &Path) -> Result<()> {
 }
 
 /// Tests start their servers and foreign clients with `E2LLM_PYTHON`.
-fn with_python<'a>(command: &'a mut Command, directory: &Path) -> &'a mut Command {
+pub(crate) fn with_python<'a>(command: &'a mut Command, directory: &Path) -> &'a mut Command {
     let interpreter = directory.join("bin/python");
     if interpreter.exists() { command.env("E2LLM_PYTHON", interpreter) } else { command }
 }

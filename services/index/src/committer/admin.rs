@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use e2llm_runtime::failpoint::reach;
 use e2llm_store::manifest::Position;
 use tracing::{error, info, warn};
 
@@ -204,7 +205,9 @@ impl Committer {
                 break;
             }
         }
+        reach("index.snapshot_parts_written");
         let created = writer.finish().await?;
+        reach("index.snapshot_written");
         self.log.prune_snapshots(KEPT_SNAPSHOTS).await?;
         self.since_snapshot.restart(bytes);
         info!(manifest = position.number, bytes, ?created, "snapshot written");

@@ -78,6 +78,11 @@ impl Bench {
         self.news
     }
 
+    /// A task whose outcome is to be reported.
+    pub(super) fn finished(&self) -> Option<&str> {
+        self.outbox.keys().next().map(|key| key.task_id.as_str())
+    }
+
     /// The report's share that depends on what is held. Clears the news.
     pub(super) fn report(&mut self) -> ReportStatusRequest {
         self.news = false;
