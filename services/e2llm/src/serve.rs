@@ -77,7 +77,7 @@ impl Boot<'_> {
             Some(directory) => directory.clone(),
             None => self.settings.index_dir(&self.store)?,
         };
-        let options = IndexOptions { snapshot_every: args.snapshot_every };
+        let options = IndexOptions { snapshot_every: args.snapshot_every, ..IndexOptions::default() };
         let index = IndexService::open_with(self.store.clone(), &directory, DEFAULT_SHARD, options).await?;
         self.add(|server| server.index(index.clone()));
         probes::storage(&self.server.health(), ServiceName::Index, &self.store, &self.shutdown);
