@@ -68,11 +68,11 @@ impl CoordinatorError {
         match self {
             Self::NoSuchJob(_) => ErrorCode::NotFound,
             Self::BadJobId { .. } => ErrorCode::InvalidId,
-            Self::BadSpec(_) | Self::BadStream(_) | Self::OtherJob { .. } | Self::BadReport(_) => {
-                ErrorCode::InvalidArgument
-            }
+            Self::BadSpec(_) | Self::BadStream(_) | Self::BadReport(_) => ErrorCode::InvalidArgument,
+            Self::OtherJob { .. } => ErrorCode::AlreadyExists,
+            Self::BeingSubmitted(_) => ErrorCode::Busy,
             Self::Cancelled(_) => ErrorCode::Cancelled,
-            Self::BeingSubmitted(_) | Self::BrokenOff { .. } => ErrorCode::Unavailable,
+            Self::BrokenOff { .. } => ErrorCode::Unavailable,
             Self::Corrupt { .. } => ErrorCode::Corrupt,
             Self::Store(error) => error.code(),
         }
