@@ -39,10 +39,17 @@ pub(crate) struct Engine {
 
 /// What became of a request to submit rows.
 pub(crate) enum Submitted {
-    /// The job is planned or cancelled: no row is needed.
+    /// The job is cancelled: no row is needed.
     Before {
         /// Its rows.
         rows: u64,
+    },
+    /// All rows are planned: those that come are only compared.
+    Planned {
+        /// The job's rows.
+        rows: u64,
+        /// What to do with them.
+        spec: Box<JobSpec>,
     },
     /// Rows may come.
     Open {
@@ -145,22 +152,39 @@ impl Engine {
         self.with_job(id, |job| job.status())
     }
 
-    /// The counts of all jobs whose ids begin with `prefix`. A damaged one is left out and logged.
-    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<JobStatus>> {
+    /// The counts of all jobs whose ids begin with `prefix`, or of those `unacknowledged` alone. A damaged one is left
+    /// out and logged.
+    pub(crate) async fn list(&self, prefix: &str, unacknowledged: bool) -> Result<Vec<JobStatus>> {
         let mut all = self.journal.jobs().await?;
         all.retain(|job| job.as_str().starts_with(prefix));
         let mut jobs = Vec::with_capacity(all.len());
-        let statuses = stream::iter(all).map(|job| async move { (self.status(&job).await, job) });
+        let statuses = stream::iter(all).map(|job| async move { (self.listed(&job, unacknowledged).await, job) });
         let mut statuses = statuses.buffered(PARALLEL_JOBS);
         while let Some((status, job)) = statuses.next().await {
             match status {
-                Ok(status) => jobs.push(status),
+                Ok(status) => jobs.extend(status),
                 Err(CoordinatorError::NoSuchJob(_)) => {}
                 Err(error @ CoordinatorError::Corrupt { .. }) => warn!(job_id = %job, %error, "job not listed"),
                 Err(error) => return Err(error),
             }
         }
         Ok(jobs)
+    }
+
+    async fn listed(&self, id: &JobId, unacknowledged: bool) -> Result<Option<JobStatus>> {
+        if unacknowledged && self.journal.is_acknowledged(id).await? {
+            return Ok(None);
+        }
+        self.status(id).await.map(Some)
+    }
+
+    /// Notes that whoever wanted the job's results has them.
+    pub(crate) async fn acknowledge(&self, id: &JobId) -> Result<()> {
+        // A record of no job would look like one that is half deleted.
+        if self.journal.spec(id).await?.is_none() {
+            return Err(CoordinatorError::NoSuchJob(id.to_string()));
+        }
+        self.journal.acknowledge(id).await
     }
 
     /// Creates the job, or finds it and compares the spec.
@@ -173,10 +197,10 @@ impl Engine {
         self.open(id).await?;
         reach("coordinator.job_created");
         self.with_job(id, |job| {
-            let (rows, has_ended) = (job.row_count(), job.has_ended());
+            let (rows, is_cancelled) = (job.row_count(), job.has_ended() && !job.is_finished());
             match job.planning_mut() {
-                None => Ok(Submitted::Before { rows }),
-                Some(_) if has_ended => Ok(Submitted::Before { rows }),
+                _ if is_cancelled => Ok(Submitted::Before { rows }),
+                None => Ok(Submitted::Planned { rows, spec: Box::new(spec) }),
                 Some(planning) if planning.is_submitting => Err(CoordinatorError::BeingSubmitted(id.to_string())),
                 Some(planning) => {
                     planning.is_submitting = true;
@@ -187,7 +211,7 @@ impl Engine {
     }
 
     pub(crate) fn end_submission(&self, id: &JobId) {
-        let ended = self.with_job(id, |job| job.planning_mut().map(|planning| planning.is_submitting = false));
+        let ended = self.with_job(id, |job| job.planning_mut().map(Planning::end_submission));
         if let Err(error) = ended {
             warn!(job_id = %id, %error, "submission ended");
         }

@@ -86,12 +86,13 @@ impl CoordinatorError {
             Self::BadJobId { .. } => ErrorCode::InvalidId,
             Self::BadSpec(_)
             | Self::BadStream(_)
-            | Self::OtherJob { .. }
             | Self::BadReport(_)
             | Self::NotEnded { .. }
             | Self::TooMany { .. } => ErrorCode::InvalidArgument,
+            Self::OtherJob { .. } => ErrorCode::AlreadyExists,
+            Self::BeingSubmitted(_) => ErrorCode::Busy,
             Self::Cancelled(_) => ErrorCode::Cancelled,
-            Self::BeingSubmitted(_) | Self::BrokenOff { .. } => ErrorCode::Unavailable,
+            Self::BrokenOff { .. } => ErrorCode::Unavailable,
             Self::Corrupt { .. } => ErrorCode::Corrupt,
             Self::Store(error) => error.code(),
         }

@@ -1,6 +1,6 @@
 use e2llm_api::v1::{JobKind, Row, RowError};
 use e2llm_api::{DocId, ErrorCode, row_error};
-use e2llm_store::{Store, StoreError, TextWriter};
+use e2llm_store::{Store, StoreError, TextHasher, TextWriter};
 
 use crate::CoordinatorError;
 
@@ -20,6 +20,8 @@ enum Text {
     /// No piece came.
     None,
     Writing(Box<TextWriter>),
+    /// The store has it, if it is the same as before.
+    Hashing(Box<TextHasher>),
     /// A piece was refused; the rest is skipped.
     Refused(RowError),
 }
@@ -34,17 +36,23 @@ impl Intake {
         self.kind != JobKind::Ask || self.has_question
     }
 
-    /// Takes a piece of the text of the row that follows.
+    /// Takes a piece of the text of the row that follows. The text of a row that `is_planned` is named, not stored.
     ///
     /// # Errors
     /// Only what is no fault of the text, such as a full disk.
-    pub(crate) fn piece(&mut self, bytes: &[u8]) -> Result<(), CoordinatorError> {
+    pub(crate) fn piece(&mut self, bytes: &[u8], is_planned: bool) -> Result<(), CoordinatorError> {
         if matches!(self.text, Text::None) {
-            self.text = Text::Writing(Box::new(self.store.text_writer()?));
+            self.text = match is_planned {
+                true => Text::Hashing(Box::default()),
+                false => Text::Writing(Box::new(self.store.text_writer()?)),
+            };
         }
-        if let Text::Writing(writer) = &mut self.text
-            && let Err(error) = writer.write(bytes)
-        {
+        let taken = match &mut self.text {
+            Text::Writing(writer) => writer.write(bytes),
+            Text::Hashing(hasher) => hasher.write(bytes),
+            Text::None | Text::Refused(_) => Ok(()),
+        };
+        if let Err(error) = taken {
             self.text = Text::Refused(fault_of_text(error)?);
         }
         Ok(())
@@ -64,16 +72,21 @@ impl Intake {
     }
 
     async fn name_text(&self, row: &mut Row, text: Text) -> Result<(), CoordinatorError> {
-        let empty = || Some(row_error(ErrorCode::EmptyDocument, "the document has no text; leave it out"));
-        match text {
-            Text::None if row.text_hash.is_empty() && self.kind == JobKind::Encode => row.error = empty(),
-            Text::None => {}
-            Text::Refused(error) => row.error = Some(error),
-            Text::Writing(writer) if writer.bytes() == 0 => row.error = empty(),
-            Text::Writing(writer) => match writer.finish().await {
-                Ok(stored) => (row.text_hash, row.text_bytes) = (stored.hash, stored.bytes),
-                Err(error) => row.error = Some(fault_of_text(error)?),
-            },
+        let named = match text {
+            Text::None if row.text_hash.is_empty() && self.kind == JobKind::Encode => Ok(None),
+            Text::None => return Ok(()),
+            Text::Refused(error) => {
+                row.error = Some(error);
+                return Ok(());
+            }
+            Text::Writing(writer) if writer.bytes() == 0 => Ok(None),
+            Text::Writing(writer) => writer.finish().await.map(Some),
+            Text::Hashing(hasher) => hasher.finish().map(|text| Some(text).filter(|text| text.bytes > 0)),
+        };
+        match named {
+            Ok(Some(text)) => (row.text_hash, row.text_bytes) = (text.hash, text.bytes),
+            Ok(None) => row.error = Some(row_error(ErrorCode::EmptyDocument, "the document has no text; leave it out")),
+            Err(error) => row.error = Some(fault_of_text(error)?),
         }
         Ok(())
     }

@@ -259,6 +259,7 @@ impl Job {
             retries: counts.retries,
             encode_busy_us: counts.encode_busy_us,
             decode_busy_us: counts.decode_busy_us,
+            fingerprint: self.spec.fingerprint.clone(),
         }
     }
 

@@ -207,6 +207,15 @@ impl Journal {
         Ok(Some((number, change, path)))
     }
 
+    /// Notes that whoever wanted the job's results has them.
+    pub(crate) async fn acknowledge(&self, job: &JobId) -> Result<()> {
+        self.mark(format!("{JOBS}/{job}/acknowledged")).await
+    }
+
+    pub(crate) async fn is_acknowledged(&self, job: &JobId) -> Result<bool> {
+        Ok(self.store.exists(&format!("{JOBS}/{job}/acknowledged")).await?)
+    }
+
     pub(crate) async fn finish(&self, job: &JobId, status: JobStatus) -> Result<()> {
         let record = ResultRecord { status: Some(status), writer: self.writer.clone() };
         let (Created::New | Created::Exists) =

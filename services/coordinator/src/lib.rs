@@ -12,6 +12,7 @@
 //! jobs/<job>/splits/<task>           this task was given up as a whole: its rows are tasks of their own
 //! jobs/<job>/attempts/<task>-<%03d>  this attempt failed or was lost, so that a poison row cannot loop across restarts
 //! jobs/<job>/control/<%06d>.<change> the job is cancelled, resumed, cancelled again …
+//! jobs/<job>/acknowledged            whoever wanted the results has them, or does not want them any more
 //! jobs/<job>/result                  counts of a finished job, so that it need not be loaded to be listed
 //! ```
 //!

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use e2llm_api::v1::Row;
 
@@ -27,25 +28,39 @@ impl Planning {
         }
     }
 
+    /// What of the submission was not planned may come again as something else.
+    pub(crate) fn end_submission(&mut self) {
+        let planned = self.digests.len() as u64;
+        self.ids.retain(|_, number| *number < planned);
+        self.is_submitting = false;
+    }
+
     /// Whether the row planned under this number is the same as `row`; `None` if none is planned yet.
     pub(crate) fn is_same(&self, row: &Row) -> Option<bool> {
         let planned = self.digests.get(usize::try_from(row.number).ok()?)?;
         Some(*planned == digest(row))
     }
 
-    /// Takes a document id for a row, unless another row has it: then its number.
+    /// Takes a document id for a row, unless another row has it: then its number. For a planned row nothing is taken.
     pub(crate) fn claim_id(&mut self, id: &str, number: u64) -> Result<(), u64> {
-        match *self.ids.entry(id_hash(id)).or_insert(number) {
-            holder if holder == number => Ok(()),
-            holder => Err(holder),
-        }
+        let is_planned = number < self.digests.len() as u64;
+        let holder = match self.ids.entry(id_hash(id)) {
+            Entry::Occupied(taken) => *taken.get(),
+            Entry::Vacant(free) if !is_planned => *free.insert(number),
+            Entry::Vacant(_) => number,
+        };
+        if holder == number { Ok(()) } else { Err(holder) }
     }
 }
 
-/// Recognises a row that is submitted again. Texts are not compared: they are not read twice.
+/// Recognises a row that is submitted again, by all that its result depends on. Of a row with an error only that it has
+/// one counts: messages may differ.
 fn digest(row: &Row) -> u64 {
     let mut hasher = blake3::Hasher::new();
-    for field in [&row.id, &row.question].into_iter().chain(&row.doc_ids) {
+    let content = [&row.text_hash, &row.metadata, &row.question].into_iter().chain(&row.doc_ids);
+    let content = content.take(if row.error.is_some() { 0 } else { usize::MAX });
+    hasher.update(&[u8::from(row.error.is_some())]);
+    for field in std::iter::once(&row.id).chain(content) {
         hasher.update(&(field.len() as u64).to_le_bytes()).update(field.as_bytes());
     }
     (first_u128(&hasher.finalize()) >> 64) as u64

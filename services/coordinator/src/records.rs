@@ -96,7 +96,9 @@ impl DoneRecord {
         for row in rows {
             let list = if row.error.is_some() { &mut record.failed } else { &mut record.succeeded };
             list.push(row.number);
-            record.source_tokens += row.record.as_ref().map_or(0, |record| record.source_tokens);
+            // Tokens of unchanged documents were not read: counted, they would make rates of the others false.
+            let read = row.record.as_ref().filter(|_| !row.unchanged);
+            record.source_tokens += read.map_or(0, |record| record.source_tokens);
             record.generated_tokens += row.usage.as_ref().map_or(0, |usage| u64::from(usage.generated_tokens));
         }
         record

@@ -2,10 +2,10 @@ use std::sync::Arc;
 
 use e2llm_api::v1::coordinator_server::Coordinator;
 use e2llm_api::v1::{
-    CancelJobRequest, DeleteJobRequest, DeleteJobResponse, ExpireJobsRequest, ExpireJobsResponse, GetJobRequest,
-    HeldTextsRequest, HeldTextsResponse, JobEvent, JobStatus, JobsOfRequest, JobsOfResponse, ListJobsRequest,
-    ListJobsResponse, ReportStatusRequest, ReportStatusResponse, ResumeJobRequest, SubmitJobRequest, SubmitJobResponse,
-    WatchJobRequest,
+    AcknowledgeJobRequest, AcknowledgeJobResponse, CancelJobRequest, DeleteJobRequest, DeleteJobResponse,
+    ExpireJobsRequest, ExpireJobsResponse, GetJobRequest, HeldTextsRequest, HeldTextsResponse, JobEvent, JobStatus,
+    JobsOfRequest, JobsOfResponse, ListJobsRequest, ListJobsResponse, ReportStatusRequest, ReportStatusResponse,
+    ResumeJobRequest, SubmitJobRequest, SubmitJobResponse, WatchJobRequest,
 };
 use e2llm_api::{ErrorCode, status};
 use e2llm_runtime::{Clock, Shutdown, SystemClock};
@@ -92,7 +92,8 @@ impl Coordinator for CoordinatorService {
     }
 
     async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
-        let jobs = self.engine.list(&request.into_inner().id_prefix).await?;
+        let ListJobsRequest { id_prefix, unacknowledged } = request.into_inner();
+        let jobs = self.engine.list(&id_prefix, unacknowledged).await?;
         Ok(Response::new(ListJobsResponse { jobs }))
     }
 
@@ -114,6 +115,15 @@ impl Coordinator for CoordinatorService {
     async fn resume_job(&self, request: Request<ResumeJobRequest>) -> Result<Response<JobStatus>, Status> {
         let job = JobId::new(&request.into_inner().job_id)?;
         Ok(Response::new(self.engine.resume(&job).await?))
+    }
+
+    async fn acknowledge_job(
+        &self,
+        request: Request<AcknowledgeJobRequest>,
+    ) -> Result<Response<AcknowledgeJobResponse>, Status> {
+        let job = JobId::new(&request.into_inner().job_id)?;
+        self.engine.acknowledge(&job).await?;
+        Ok(Response::new(AcknowledgeJobResponse {}))
     }
 
     async fn expire_jobs(&self, request: Request<ExpireJobsRequest>) -> Result<Response<ExpireJobsResponse>, Status> {

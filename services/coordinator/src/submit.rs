@@ -1,9 +1,11 @@
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use e2llm_api::v1::submit_job_request::Part;
 use e2llm_api::v1::{JobKind, JobSpec, Row, SubmitJobRequest, SubmitJobResponse};
 use e2llm_api::{Collection, ErrorCode, row_error};
+use futures::TryStreamExt;
 use tokio::time::timeout;
 use tonic::Streaming;
 use tracing::{info, warn};
@@ -13,6 +15,7 @@ use crate::engine::{Engine, Submitted};
 use crate::ids::JobId;
 use crate::intake::Intake;
 use crate::page::{LINGER, PageBuilder};
+use crate::planning::Planning;
 
 /// Most attempts a job may ask for: more would hide a fault for days.
 const MAX_ATTEMPTS: u32 = 100;
@@ -23,8 +26,9 @@ type Result<T> = std::result::Result<T, CoordinatorError>;
 
 /// Plans a job from the stream of its rows. Tasks are ready as soon as their page is written.
 ///
-/// A job whose key is known is not planned again: its rows are compared with those planned before, and planning
-/// goes on where it broke off.
+/// A job whose key is known is not planned again: its rows are compared with those planned before, texts included, and
+/// planning goes on where it broke off. Whoever knows that a row is planned may send the hash of its text alone, and of a
+/// job that is all planned no row at all.
 pub(crate) async fn submit(engine: Arc<Engine>, mut stream: Streaming<SubmitJobRequest>) -> Result<SubmitJobResponse> {
     let spec = match stream.message().await {
         Ok(Some(SubmitJobRequest { part: Some(Part::Spec(spec)) })) => spec,
@@ -36,7 +40,12 @@ pub(crate) async fn submit(engine: Arc<Engine>, mut stream: Streaming<SubmitJobR
     let spec = check_spec(&job, spec)?;
     let submission = match engine.begin_submission(&job, spec).await? {
         Submitted::Before { rows } => return Ok(SubmitJobResponse { job_id: job.to_string(), rows }),
-        Submitted::Open { planned, spec } => Submission::new(Arc::clone(&engine), job.clone(), &spec, planned),
+        Submitted::Planned { rows, spec } => {
+            let whole = whole_plan(&engine, &job).await?;
+            let comparison = Submission::new(Arc::clone(&engine), job.clone(), &spec, rows, Some(whole));
+            return Ok(SubmitJobResponse { job_id: job.to_string(), rows: comparison.run(stream).await? });
+        }
+        Submitted::Open { planned, spec } => Submission::new(Arc::clone(&engine), job.clone(), &spec, planned, None),
     };
     let planned = match wait_for_text_sweep(&engine, &job).await {
         Ok(()) => submission.run(stream).await,
@@ -88,22 +97,34 @@ fn check_spec(job: &JobId, spec: JobSpec) -> Result<JobSpec> {
     Ok(JobSpec { collection: collection.into(), job_id: job.to_string(), ..spec })
 }
 
+/// What the job itself forgot when its last page was planned.
+async fn whole_plan(engine: &Engine, job: &JobId) -> Result<Planning> {
+    let mut planning = Planning::default();
+    let mut pages = pin!(engine.journal.pages(job).await?);
+    while let Some(page) = pages.try_next().await? {
+        planning.add(&page.rows);
+    }
+    Ok(planning)
+}
+
 /// One stream of rows on its way into plan pages.
 struct Submission {
     engine: Arc<Engine>,
     job: JobId,
     /// Rows planned by an earlier submission; they are compared and skipped.
     planned: u64,
+    /// The plan of a job to which no row can be added.
+    whole: Option<Planning>,
     next_row: u64,
     intake: Intake,
     page: PageBuilder,
 }
 
 impl Submission {
-    fn new(engine: Arc<Engine>, job: JobId, spec: &JobSpec, planned: u64) -> Self {
+    fn new(engine: Arc<Engine>, job: JobId, spec: &JobSpec, planned: u64, whole: Option<Planning>) -> Self {
         let intake = Intake::new(engine.journal.store().clone(), spec.kind(), !spec.question.is_empty());
         let page = PageBuilder::new(spec.kind(), &engine.options);
-        Self { engine, job, planned, next_row: 0, intake, page }
+        Self { engine, job, planned, whole, next_row: 0, intake, page }
     }
 
     async fn run(mut self, mut stream: Streaming<SubmitJobRequest>) -> Result<u64> {
@@ -127,43 +148,54 @@ impl Submission {
                 self.flush(false).await?;
             }
         }
+        if self.whole.is_some() && self.next_row == 0 {
+            return Ok(self.planned);
+        }
         if self.next_row < self.planned {
             let what = format!("number of rows: {} now, {} before", self.next_row, self.planned);
-            return Err(CoordinatorError::OtherJob { job: self.job.to_string(), what });
+            return Err(self.other_job(what));
         }
-        self.flush(true).await?;
+        if self.whole.is_none() {
+            self.flush(true).await?;
+        }
         Ok(self.next_row)
     }
 
     fn piece(&mut self, bytes: &[u8]) -> Result<()> {
-        let is_planned = self.next_row < self.planned;
-        if is_planned { Ok(()) } else { self.intake.piece(bytes) }
+        self.intake.piece(bytes, self.next_row < self.planned || self.whole.is_some())
     }
 
     async fn row(&mut self, given: Row) -> Result<()> {
         let number = self.next_row;
         self.next_row += 1;
-        let same =
-            self.engine.with_planning(&self.job, |planning| planning.is_same(&Row { number, ..given.clone() }))?;
-        match same {
-            // Its pieces were skipped as they came.
-            Some(true) => return Ok(()),
-            Some(false) => {
-                let what = format!("row {number} ({:?})", given.id);
-                return Err(CoordinatorError::OtherJob { job: self.job.to_string(), what });
-            }
-            None => {}
-        }
         let mut row = self.intake.row(number, given).await?;
         if row.error.is_none() && self.intake.takes_documents() {
             self.refuse_duplicate(&mut row)?;
         }
-        self.page.add(row);
-        Ok(())
+        match self.with_planning(|planning| planning.is_same(&row))? {
+            Some(true) => Ok(()),
+            Some(false) => Err(self.other_job(format!("row {number} ({:?})", row.id))),
+            None if self.whole.is_some() => Err(self.other_job(format!("number of rows: {} before", self.planned))),
+            None => {
+                self.page.add(row);
+                Ok(())
+            }
+        }
     }
 
-    fn refuse_duplicate(&self, row: &mut Row) -> Result<()> {
-        let claimed = self.engine.with_planning(&self.job, |planning| planning.claim_id(&row.id, row.number))?;
+    fn with_planning<T>(&mut self, act: impl FnOnce(&mut Planning) -> T) -> Result<T> {
+        match &mut self.whole {
+            Some(whole) => Ok(act(whole)),
+            None => self.engine.with_planning(&self.job, act),
+        }
+    }
+
+    fn other_job(&self, what: String) -> CoordinatorError {
+        CoordinatorError::OtherJob { job: self.job.to_string(), what }
+    }
+
+    fn refuse_duplicate(&mut self, row: &mut Row) -> Result<()> {
+        let claimed = self.with_planning(|planning| planning.claim_id(&row.id, row.number))?;
         if let Err(holder) = claimed {
             let Row { number, id, .. } = row;
             let message = format!("id {id:?} of row {number} is also that of row {holder}; rename or remove one");

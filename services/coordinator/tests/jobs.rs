@@ -200,7 +200,7 @@ async fn a_submission_that_broke_off_goes_on_when_it_is_repeated() {
         tasks = worker.take(1).await;
     }
     let busy = cluster.submit(spec(JobKind::Encode, "job"), documents(&["a"])).await.unwrap_err();
-    assert_eq!(code_of(&busy), ErrorCode::Unavailable, "{busy}");
+    assert_eq!(code_of(&busy), ErrorCode::Busy, "{busy}");
     submission.abort();
     let _ = submission.await;
     let cluster = cluster.restart().await;

@@ -211,6 +211,12 @@ impl coordinator_server::Coordinator for Switch {
     ) -> Result<tonic::Response<JobStatus>, tonic::Status> {
         Err(tonic::Status::unimplemented("reports only"))
     }
+    async fn acknowledge_job(
+        &self,
+        _: tonic::Request<AcknowledgeJobRequest>,
+    ) -> Result<tonic::Response<AcknowledgeJobResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("reports only"))
+    }
     async fn expire_jobs(
         &self,
         _: tonic::Request<e2llm_api::v1::ExpireJobsRequest>,

@@ -35,6 +35,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Encode(args) => commands::encode::run(&app, args).await,
         Command::Summarize(args) => commands::summarize::run(&app, args).await,
         Command::Ask(args) => commands::ask::run(&app, args).await,
+        Command::Sync(args) => commands::sync::run(&app, args).await,
         Command::Jobs(command) => commands::jobs::run(&app, command).await,
         Command::Docs(command) => app.interruptible(commands::docs::run(&app, command)).await?,
         Command::Gc(args) => commands::gc::run(&app, &args).await,

@@ -1,5 +1,6 @@
 //! The command line as types: what can be typed, what it means, which environment variable stands in for it.
 
+mod bulk;
 mod gc;
 mod jobs;
 mod options;
@@ -10,11 +11,11 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
 use e2llm_api::{Collection, DocId};
 
-use crate::input::Columns;
 use crate::train_cmd::TrainArgs;
+pub(crate) use bulk::{AskArgs, AskWork, EncodeArgs, EncodeWork, SummarizeArgs, SummarizeWork, SyncArgs};
 pub(crate) use gc::{DeleteArgs, GcArgs};
-pub(crate) use jobs::JobsCommand;
-pub(crate) use options::{ContextArgs, GenerateArgs, OutputArgs, StoredArgs};
+pub(crate) use jobs::{JobsCommand, Submission};
+pub(crate) use options::{ContextArgs, GenerateArgs, JobArgs, JobOptions, OutputArgs, StoredArgs};
 
 /// Reads long documents once, keeps each as a small soft prompt, then answers and summarises from it.
 ///
@@ -66,6 +67,8 @@ pub(crate) enum Command {
     Summarize(SummarizeArgs),
     /// Ask a question about stored documents
     Ask(AskArgs),
+    /// Make the collection equal to a corpus: encode what is new or changed, delete what is gone
+    Sync(SyncArgs),
     /// List, show, delete or search stored documents
     #[command(subcommand)]
     Docs(DocsCommand),
@@ -80,136 +83,9 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Delete what nothing needs any more: expired jobs, and soft prompts and texts that no document refers to
     Gc(GcArgs),
-    /// List, watch, cancel, resume or delete bulk jobs, and fetch their results
+    /// Submit, list, watch, cancel, resume or delete bulk jobs, and fetch their results
     #[command(subcommand)]
     Jobs(JobsCommand),
-}
-
-/// What the inputs of a bulk command may be; the text stands in its `--help`.
-const INPUT_HELP: &str = "\
-Inputs:
-  DIR             every text and Markdown file below it, sorted; hidden files are skipped. A document's id is its
-                  path below DIR with `:` for `/`, such as `notes:2024:may.md`
-  FILE            one text; its id is the file's name
-  FILE.jsonl      one document per line: {\"id\": \"…\", \"text\": \"…\"}
-  'PATTERN'       every file it matches, such as 'notes/**/*.md'; ids are paths below the directory where it begins
-  -               standard input: JSON Lines if it begins with `{`, otherwise one text with the id `stdin`
-  sample:NAME     a small real corpus, fetched on first use
-
-gzip and zstd (FILE.jsonl.gz, notes.txt.zst) are undone while reading.
-
-In ids made from paths, `%XX` stands for a byte that an id cannot hold: `%`, `:`, `\\`, control characters, the
-second of two dots, white space at either end of a name. Different paths below one DIR or PATTERN
-always have different ids.";
-
-/// `e2llm encode`
-#[derive(Debug, Args)]
-#[command(after_long_help = INPUT_HELP)]
-pub(crate) struct EncodeArgs {
-    /// Directory, file, .jsonl, `-` or sample:NAME (see below)
-    #[arg(required = true, value_name = "INPUT")]
-    pub(crate) inputs: Vec<String>,
-    #[command(flatten)]
-    pub(crate) columns: Columns,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
-
-/// `e2llm summarize`
-#[derive(Debug, Args)]
-#[command(after_long_help = INPUT_HELP)]
-pub(crate) struct SummarizeArgs {
-    /// Directory, file, .jsonl, `-` or sample:NAME (see below)
-    #[arg(
-        required_unless_present_any = ["ids", "ids_from", "conditions"],
-        conflicts_with_all = ["ids", "ids_from", "conditions"],
-        value_name = "INPUT"
-    )]
-    pub(crate) inputs: Vec<String>,
-    /// Documents that are already encoded
-    #[arg(long = "id", value_name = "ID", num_args = 1.., conflicts_with_all = ["ids_from", "conditions"])]
-    pub(crate) ids: Vec<DocId>,
-    #[command(flatten)]
-    pub(crate) stored: StoredArgs,
-    #[command(flatten)]
-    pub(crate) columns: Columns,
-    /// What to ask for, instead of the bundle's own instruction
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) instruction: Option<String>,
-    #[command(flatten)]
-    pub(crate) generate: GenerateArgs,
-    #[command(flatten)]
-    pub(crate) context: ContextArgs,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
-
-/// `e2llm ask`
-#[derive(Debug, Args)]
-pub(crate) struct AskArgs {
-    /// The question
-    #[arg(conflicts_with = "input")]
-    pub(crate) question: Option<String>,
-    /// The documents to ask, one or several at once
-    #[arg(long = "id", value_name = "ID", num_args = 1.., conflicts_with_all = ["input", "each", "ids_from", "conditions"])]
-    pub(crate) ids: Vec<String>,
-    /// Many questions: a .jsonl of {"id": "…", "doc_ids": ["…"], "question": "…"}, Parquet, or `-`
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["ids", "each", "ids_from", "conditions"],
-        conflicts_with_all = ["each", "ids_from", "conditions"])]
-    pub(crate) input: Option<String>,
-    /// Ask the question of each document of these inputs (as for `encode`), encoding first what is new
-    #[arg(long, value_name = "INPUT", num_args = 1.., conflicts_with_all = ["ids_from", "conditions"])]
-    pub(crate) each: Vec<String>,
-    #[command(flatten)]
-    pub(crate) stored: StoredArgs,
-    #[command(flatten)]
-    pub(crate) columns: Columns,
-    #[command(flatten)]
-    pub(crate) generate: GenerateArgs,
-    #[command(flatten)]
-    pub(crate) context: ContextArgs,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
-
-impl AskArgs {
-    /// The ids and the question. `--id a b "question"` reads as three ids, so without a question of its own
-    /// the last of several ids is the question.
-    pub(crate) fn ids_and_question(&self) -> anyhow::Result<(Vec<DocId>, String)> {
-        let mut ids = self.ids.clone();
-        let question = match &self.question {
-            Some(question) => question.clone(),
-            None if ids.len() > 1 => ids.pop().unwrap_or_default(),
-            None => anyhow::bail!("no question; write it after the ids: e2llm ask --id {} \"…?\"", ids.join(" ")),
-        };
-        check_question(&question)?;
-        let ids = ids.into_iter().map(DocId::new).collect::<Result<Vec<_>, _>>()?;
-        Ok((ids, question))
-    }
-}
-
-impl AskArgs {
-    /// The question that goes to each of many documents, if that is what is asked for. `--each a b "question"` reads as
-    /// three inputs, so without a question of its own the last of several inputs is the question.
-    pub(crate) fn question_for_each(&mut self) -> anyhow::Result<Option<String>> {
-        if self.each.is_empty() && !self.stored.is_given() {
-            return Ok(None);
-        }
-        let question = match self.question.take() {
-            Some(question) => question,
-            None if self.each.len() > 1 => self.each.pop().unwrap_or_default(),
-            None => anyhow::bail!("no question; write it first: e2llm ask \"…?\" --each INPUT"),
-        };
-        check_question(&question)?;
-        Ok(Some(question))
-    }
-}
-
-fn check_question(question: &str) -> anyhow::Result<()> {
-    if question.trim().is_empty() {
-        anyhow::bail!("the question is empty; write one");
-    }
-    Ok(())
 }
 
 /// `e2llm docs …`

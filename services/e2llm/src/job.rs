@@ -1,116 +1,59 @@
 //! Runs one job on the coordinator: submits its rows while they are read, and watches its results meanwhile.
 
+mod name;
+mod rows;
 mod watch;
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use e2llm_api::v1::submit_job_request::Part as Message;
-use e2llm_api::v1::{
-    CancelJobRequest, JobSpec, Row, RowResult, SubmitJobRequest, SubmitJobResponse, TextPiece, job_event,
-};
-use e2llm_runtime::{Shutdown, with_deadline};
-use futures::{Stream, StreamExt, stream};
-use tokio::sync::mpsc;
+use e2llm_api::ErrorCode;
+use e2llm_api::v1::{CancelJobRequest, JobSpec, JobStatus, RowResult, SubmitJobResponse, job_event};
+use e2llm_runtime::{Shutdown, code_of, with_deadline};
 use tokio::time::{interval, timeout};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::failure::{self, Interrupted};
-use crate::input::Part;
 use crate::local::Services;
-use crate::view::View;
+pub(crate) use name::{Chosen, JobName};
+pub(crate) use rows::Rows;
 use watch::{Wanted, Watch};
 
 /// How long the farewell to a job may take.
 const CANCEL_DEADLINE: Duration = Duration::from_secs(5);
-/// Failed rows kept while looking for one that has work in it.
-const LOOK_AHEAD: usize = 1000;
 
-/// The rows of a job, the first of which may have been looked at.
-pub(crate) struct Rows {
-    head: Vec<Part>,
-    rest: mpsc::Receiver<Part>,
+/// Who is told how a job goes.
+pub(crate) trait Audience {
+    /// A row is finished; rows come in input order.
+    fn row(&mut self, row: &RowResult) -> Result<()>;
+    /// The job's newest counts.
+    fn status(&mut self, status: &JobStatus);
+    /// All rows are submitted.
+    fn submitted(&mut self, rows: u64);
+    /// Time passes.
+    fn tick(&mut self);
+    /// Rows told of so far.
+    fn rows(&self) -> u64;
 }
 
-impl Rows {
-    /// Reads ahead until something needs the services. An input of nothing but errors needs none.
-    pub(crate) async fn look_ahead(mut rest: mpsc::Receiver<Part>) -> Self {
-        let mut head = Vec::new();
-        while head.len() < LOOK_AHEAD {
-            let Some(part) = rest.recv().await else { break };
-            let is_failure = matches!(part, Part::Failed { .. });
-            head.push(part);
-            if !is_failure {
-                break;
-            }
-        }
-        Self { head, rest }
-    }
+/// The job's name is taken.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// By a job that does something else, or with other rows.
+    OtherJob(String),
+    /// By someone who is submitting it.
+    Busy(String),
+}
 
-    /// The rows as results, if all have failed already.
-    pub(crate) fn only_failures(&self) -> Option<Vec<RowResult>> {
-        // A full head says nothing about the rest.
-        if self.head.len() >= LOOK_AHEAD {
-            return None;
-        }
-        let failure = |(number, part): (usize, &Part)| match part {
-            Part::Failed { id, error } => {
-                let number = number as u64;
-                Some(RowResult { number, id: id.clone(), error: Some(error.clone()), ..Default::default() })
-            }
-            _ => None,
-        };
-        self.head.iter().enumerate().map(failure).collect()
-    }
-
-    fn into_requests(self, spec: JobSpec) -> impl Stream<Item = SubmitJobRequest> {
-        let parts = stream::iter(self.head).chain(ReceiverStream::new(self.rest)).map(message);
-        stream::iter([Message::Spec(spec)]).chain(parts).map(|part| SubmitJobRequest { part: Some(part) })
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Taken::OtherJob(message) | Taken::Busy(message)) = self;
+        f.write_str(message)
     }
 }
 
-fn message(part: Part) -> Message {
-    Message::Row(match part {
-        Part::Piece(text) => return Message::Piece(TextPiece { text }),
-        Part::Document { id, bytes, metadata } => Row { id, text_bytes: bytes, metadata, ..Default::default() },
-        Part::Stored { id, text_hash } => Row { id, text_hash, ..Default::default() },
-        Part::Question { id, doc_ids, question } => Row { id, doc_ids, question, ..Default::default() },
-        Part::Failed { id, error } => Row { id, error: Some(error), ..Default::default() },
-    })
-}
-
-/// A fresh job id; ids sort by time.
-pub(crate) fn new_id() -> String {
-    uuid::Uuid::now_v7().simple().to_string()
-}
-
-/// Submits a job and shows it until it ends. A job that is left early is cancelled.
-pub(crate) async fn run(
-    services: &Services,
-    spec: JobSpec,
-    rows: Rows,
-    view: &mut View,
-    shutdown: &Shutdown,
-) -> Result<()> {
-    let job_id = spec.job_id.clone();
-    let mut client = services.coordinator();
-    let submission = tokio::spawn(async move { client.submit_job(rows.into_requests(spec)).await });
-    let stop_submission = submission.abort_handle();
-    let result = follow(services, &job_id, Some(submission), view, shutdown).await;
-    if result.is_err() {
-        stop_submission.abort();
-        // The first error is the one to tell; a coordinator that cannot be reached cannot be told anything.
-        let request = with_deadline(CancelJobRequest { job_id: job_id.clone() }, CANCEL_DEADLINE);
-        let _ = timeout(CANCEL_DEADLINE, services.coordinator().cancel_job(request)).await;
-    }
-    match result? {
-        End::Succeeded => Ok(()),
-        End::Cancelled => {
-            bail!("job {job_id} was cancelled after {} rows; run the command again to go on", view.tally().rows)
-        }
-    }
-}
+impl std::error::Error for Taken {}
 
 /// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,75 +62,229 @@ pub(crate) enum End {
     Cancelled,
 }
 
+/// A fresh job id; ids sort by time.
+fn new_id() -> String {
+    uuid::Uuid::now_v7().simple().to_string()
+}
+
+/// Submits a job and shows it until it ends. A job that is left early is cancelled.
+pub(crate) async fn run(
+    services: &Services,
+    spec: JobSpec,
+    rows: Rows,
+    chosen: &Chosen,
+    audience: &mut impl Audience,
+    shutdown: &Shutdown,
+) -> Result<()> {
+    let job_id = &chosen.job_id;
+    let mut submission = Submission::start(services, spec, rows, chosen);
+    let work = async {
+        if chosen.earlier.is_none() {
+            return follow(services, job_id, Expected::Submitted(&mut submission), audience, shutdown).await;
+        }
+        // Until all rows are known to be the same as before, none of its results may be shown.
+        let rows = submission.end(services, Wanted::Progress, audience, shutdown).await?;
+        follow(services, job_id, Expected::Rows(rows), audience, shutdown).await
+    };
+    let result = work.await;
+    if let Err(error) = &result {
+        submission.leave(services, chosen, error).await;
+    }
+    match result? {
+        End::Succeeded => Ok(()),
+        End::Cancelled => {
+            bail!("job {job_id} was cancelled after {} rows; run the command again to go on", audience.rows())
+        }
+    }
+}
+
+/// Submits a job until all its rows are planned; returns their number. A job that is left before is cancelled.
+pub(crate) async fn submit(
+    services: &Services,
+    spec: JobSpec,
+    rows: Rows,
+    chosen: &Chosen,
+    audience: &mut impl Audience,
+    shutdown: &Shutdown,
+) -> Result<u64> {
+    let mut submission = Submission::start(services, spec, rows, chosen);
+    let planned = submission.end(services, Wanted::ProgressOfNewJob, audience, shutdown).await;
+    if let Err(error) = &planned {
+        submission.leave(services, chosen, error).await;
+    }
+    planned
+}
+
 /// The progress of a job that was submitted before, without its rows. Dropping it leaves the job as it is.
 pub(crate) fn progress_of(services: &Services, job_id: &str) -> Watch {
     Watch::start(services, job_id, Wanted::Progress)
 }
 
 /// Shows a job that was submitted before, until it ends.
-pub(crate) async fn watch(services: &Services, job_id: &str, view: &mut View, shutdown: &Shutdown) -> Result<End> {
-    follow(services, job_id, None, view, shutdown).await
+pub(crate) async fn watch(
+    services: &Services,
+    job_id: &str,
+    audience: &mut impl Audience,
+    shutdown: &Shutdown,
+) -> Result<End> {
+    follow(services, job_id, Expected::Unknown, audience, shutdown).await
 }
 
-type Submission = tokio::task::JoinHandle<Result<tonic::Response<SubmitJobResponse>, Status>>;
+/// A stream of rows to the coordinator.
+struct Submission {
+    job_id: String,
+    address: String,
+    /// `None` once its end was told.
+    running: Option<tokio::task::JoinHandle<Result<tonic::Response<SubmitJobResponse>, Status>>>,
+}
+
+impl Submission {
+    fn start(services: &Services, spec: JobSpec, rows: Rows, chosen: &Chosen) -> Self {
+        let job_id = chosen.job_id.clone();
+        let planned = chosen.earlier.as_ref().map_or(0, |earlier| earlier.rows);
+        let requests = rows.into_requests(JobSpec { job_id: job_id.clone(), ..spec }, planned);
+        let mut client = services.coordinator();
+        let running = tokio::spawn(async move { client.submit_job(requests).await });
+        Self { job_id, address: services.address().to_owned(), running: Some(running) }
+    }
+
+    fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Waits for its end: the number of rows. Dropping the future loses nothing.
+    async fn rows(&mut self) -> Result<u64> {
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        let joined = running.await;
+        self.running = None;
+        let status = match joined {
+            Ok(Ok(response)) => return Ok(response.into_inner().rows),
+            Ok(Err(status)) => status,
+            Err(error) => bail!("submitting the job failed: {error}"),
+        };
+        let message = status.message().to_owned();
+        Err(match code_of(&status) {
+            ErrorCode::AlreadyExists => Taken::OtherJob(message).into(),
+            ErrorCode::Busy => Taken::Busy(message).into(),
+            _ => failure::of_status(&status, &self.address),
+        })
+    }
+
+    /// Shows progress until its end: the number of rows.
+    async fn end(
+        &mut self,
+        services: &Services,
+        wanted: Wanted,
+        audience: &mut impl Audience,
+        shutdown: &Shutdown,
+    ) -> Result<u64> {
+        let mut events = Watch::start(services, &self.job_id, wanted);
+        let mut job_goes_on = true;
+        let mut ticker = interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                event = events.next(), if job_goes_on => match event? {
+                    Some(job_event::Event::Status(status)) => audience.status(&status),
+                    Some(job_event::Event::Row(_)) => {}
+                    None => job_goes_on = false,
+                },
+                rows = self.rows() => {
+                    let rows = rows?;
+                    audience.submitted(rows);
+                    return Ok(rows);
+                }
+                _ = ticker.tick() => audience.tick(),
+                () = shutdown.requested() => return Err(Interrupted::default().into()),
+            }
+        }
+    }
+
+    /// Ends it after an error, and cancels the job unless that is somebody else's.
+    async fn leave(&mut self, services: &Services, chosen: &Chosen, error: &anyhow::Error) {
+        if let Some(running) = self.running.take() {
+            running.abort();
+        }
+        let is_ours = match error.downcast_ref::<Taken>() {
+            None => true,
+            Some(Taken::Busy(_)) => false,
+            // It was cancelled before this command took it up.
+            Some(Taken::OtherJob(_)) => chosen.was_cancelled(),
+        };
+        if is_ours {
+            cancel(services, &self.job_id).await;
+        }
+    }
+}
+
+/// Cancels a job, if the coordinator can be reached: one that cannot be told goes on.
+async fn cancel(services: &Services, job_id: &str) {
+    let request = with_deadline(CancelJobRequest { job_id: job_id.to_owned() }, CANCEL_DEADLINE);
+    // The error that led here is the one to tell.
+    let _ = timeout(CANCEL_DEADLINE, services.coordinator().cancel_job(request)).await;
+}
+
+/// How many rows have to come back.
+enum Expected<'a> {
+    Unknown,
+    Rows(u64),
+    /// As many as are still being submitted.
+    Submitted(&'a mut Submission),
+}
 
 async fn follow(
     services: &Services,
     job_id: &str,
-    mut submission: Option<Submission>,
-    view: &mut View,
+    mut expected: Expected<'_>,
+    audience: &mut impl Audience,
     shutdown: &Shutdown,
 ) -> Result<End> {
-    let wanted = if submission.is_some() { Wanted::RowsOfNewJob } else { Wanted::Rows };
+    let wanted = if matches!(expected, Expected::Submitted(_)) { Wanted::RowsOfNewJob } else { Wanted::Rows };
     let mut events = Watch::start(services, job_id, wanted);
     let mut ticker = interval(Duration::from_secs(1));
-    let mut expected = None;
     let mut state = String::new();
     loop {
         tokio::select! {
             event = events.next() => match event? {
-                Some(job_event::Event::Row(row)) => view.row(&row)?,
+                Some(job_event::Event::Row(row)) => audience.row(&row)?,
                 Some(job_event::Event::Status(status)) => {
-                    view.status(&status);
+                    audience.status(&status);
                     state = status.state;
                 }
                 None => break,
             },
-            rows = submitted(&mut submission, services.address()), if submission.is_some() => {
+            rows = expected.submitted() => {
                 let rows = rows?;
-                expected = Some(rows);
-                view.submitted(rows);
+                audience.submitted(rows);
+                expected = Expected::Rows(rows);
             }
-            _ = ticker.tick() => view.tick(),
+            _ = ticker.tick() => audience.tick(),
             () = shutdown.requested() => return Err(Interrupted::default().into()),
         }
     }
     if state == "cancelled" {
         return Ok(End::Cancelled);
     }
-    if submission.is_some() {
-        expected = Some(submitted(&mut submission, services.address()).await?);
+    if matches!(&expected, Expected::Submitted(submission) if submission.is_running()) {
+        expected = Expected::Rows(expected.submitted().await?);
     }
-    check_complete(job_id, expected, view.tally().rows)?;
+    check_complete(job_id, &expected, audience.rows())?;
     Ok(End::Succeeded)
 }
 
-/// Waits for the end of the submission and takes it.
-async fn submitted(submission: &mut Option<Submission>, address: &str) -> Result<u64> {
-    let Some(running) = submission else { return Ok(0) };
-    let joined = running.await;
-    *submission = None;
-    match joined {
-        Ok(Ok(response)) => Ok(response.into_inner().rows),
-        Ok(Err(status)) => Err(failure::of_status(&status, address)),
-        Err(error) => bail!("submitting the job failed: {error}"),
+impl Expected<'_> {
+    /// Waits for the end of the submission, if there is one.
+    async fn submitted(&mut self) -> Result<u64> {
+        match self {
+            Expected::Submitted(submission) => submission.rows().await,
+            Expected::Unknown | Expected::Rows(_) => std::future::pending().await,
+        }
     }
 }
 
 /// Every row must have come back.
-fn check_complete(job_id: &str, expected: Option<u64>, shown: u64) -> Result<()> {
+fn check_complete(job_id: &str, expected: &Expected<'_>, shown: u64) -> Result<()> {
     match expected {
-        Some(expected) if expected != shown => {
+        Expected::Rows(expected) if *expected != shown => {
             bail!("job {job_id} returned {shown} of {expected} rows; see `e2llm jobs show {job_id}`")
         }
         _ => Ok(()),

@@ -96,6 +96,17 @@ impl Services {
         self.coordinator.coordinator()
     }
 
+    /// Whether they run in this process, so that nobody else uses the store.
+    pub(crate) fn are_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// The bundle that models of this process belong to.
+    pub(crate) fn fingerprint(&self) -> Option<&str> {
+        let (pipeline, _) = self.own.as_ref()?.parts.models.as_ref()?;
+        Some(pipeline.fingerprint())
+    }
+
     /// What to call the server in messages.
     pub(crate) fn address(&self) -> &str {
         self.coordinator.address()

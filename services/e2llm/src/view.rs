@@ -7,6 +7,7 @@ use anyhow::Result;
 use e2llm_api::v1::{JobKind, JobStatus, RowResult};
 
 use crate::failure::warn_line;
+use crate::job::Audience;
 use crate::output::{self, Output};
 use crate::progress::Progress;
 use crate::render::{count, duration, row_error_text, row_text};
@@ -49,8 +50,26 @@ impl View {
         Self { kind, output, progress: Progress::start(label, quiet), tally: Tally::default(), width: line_width() }
     }
 
-    /// Writes a finished row.
-    pub(crate) fn row(&mut self, row: &RowResult) -> Result<()> {
+    /// Rows so far.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Makes the output final, says how it went, and gives the exit code.
+    pub(crate) fn finish(self, quiet: bool) -> Result<ExitCode> {
+        let Self { kind, output, progress, tally, .. } = self;
+        let seconds = progress.elapsed().as_secs();
+        drop(progress);
+        output.commit()?;
+        if !quiet || tally.failed > 0 {
+            warn_line(&tally.line(kind, seconds));
+        }
+        Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+impl Audience for View {
+    fn row(&mut self, row: &RowResult) -> Result<()> {
         self.tally.rows += 1;
         self.tally.failed += u64::from(row.error.is_some());
         self.tally.unchanged += u64::from(row.unchanged);
@@ -68,38 +87,22 @@ impl View {
         })
     }
 
-    /// Takes the job's newest counts.
-    pub(crate) fn status(&mut self, status: &JobStatus) {
+    fn status(&mut self, status: &JobStatus) {
         self.tally.source_tokens = status.source_tokens;
         self.tally.generated_tokens = status.generated_tokens;
         self.progress.update(status);
     }
 
-    /// All rows are submitted.
-    pub(crate) fn submitted(&mut self, rows: u64) {
+    fn submitted(&mut self, rows: u64) {
         self.progress.all_rows_are_known(rows);
     }
 
-    /// Time passes.
-    pub(crate) fn tick(&mut self) {
+    fn tick(&mut self) {
         self.progress.tick();
     }
 
-    /// Rows so far.
-    pub(crate) fn tally(&self) -> &Tally {
-        &self.tally
-    }
-
-    /// Makes the output final, says how it went, and gives the exit code.
-    pub(crate) fn finish(self, quiet: bool) -> Result<ExitCode> {
-        let Self { kind, output, progress, tally, .. } = self;
-        let seconds = progress.elapsed().as_secs();
-        drop(progress);
-        output.commit()?;
-        if !quiet || tally.failed > 0 {
-            warn_line(&tally.line(kind, seconds));
-        }
-        Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    fn rows(&self) -> u64 {
+        self.tally.rows
     }
 }
 
@@ -134,9 +137,7 @@ impl Tally {
             line += &format!("{} {done}", count(succeeded));
         }
         line += &format!(", {} failed", count(self.failed));
-        // The coordinator counts the tokens of unchanged documents too; those were not read.
-        let read = if self.unchanged < succeeded { self.source_tokens } else { 0 };
-        for (tokens, verb) in [(read, "read"), (self.generated_tokens, "written")] {
+        for (tokens, verb) in [(self.source_tokens, "read"), (self.generated_tokens, "written")] {
             if tokens > 0 {
                 line += &format!(", {} tokens {verb}", count(tokens));
             }

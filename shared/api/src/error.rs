@@ -40,6 +40,10 @@ pub enum ErrorCode {
     ResourceExhausted,
     /// A service or the store cannot be reached: try again later.
     Unavailable,
+    /// The name is taken by something else.
+    AlreadyExists,
+    /// Someone else is at it: try again later.
+    Busy,
     /// Cancelled by the caller.
     Cancelled,
     /// A fault of ours.
@@ -47,7 +51,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    const ALL: [(ErrorCode, &'static str, Code); 18] = [
+    const ALL: [(ErrorCode, &'static str, Code); 20] = [
         (ErrorCode::InvalidArgument, "INVALID_ARGUMENT", Code::InvalidArgument),
         (ErrorCode::InvalidId, "INVALID_ID", Code::InvalidArgument),
         (ErrorCode::NotFound, "NOT_FOUND", Code::NotFound),
@@ -64,6 +68,8 @@ impl ErrorCode {
         (ErrorCode::WrongStore, "WRONG_STORE", Code::FailedPrecondition),
         (ErrorCode::ResourceExhausted, "RESOURCE_EXHAUSTED", Code::ResourceExhausted),
         (ErrorCode::Unavailable, "UNAVAILABLE", Code::Unavailable),
+        (ErrorCode::AlreadyExists, "ALREADY_EXISTS", Code::AlreadyExists),
+        (ErrorCode::Busy, "BUSY", Code::Aborted),
         (ErrorCode::Cancelled, "CANCELLED", Code::Cancelled),
         (ErrorCode::Internal, "INTERNAL", Code::Internal),
     ];
@@ -85,7 +91,7 @@ impl ErrorCode {
 
     /// Whether the same call may succeed later without any change.
     pub fn is_retriable(self) -> bool {
-        matches!(self, ErrorCode::ResourceExhausted | ErrorCode::Unavailable)
+        matches!(self, ErrorCode::ResourceExhausted | ErrorCode::Unavailable | ErrorCode::Busy)
     }
 
     /// The code a status carries, or the nearest one to its gRPC code.

@@ -61,5 +61,5 @@ pub use lock::StoreLock;
 pub use names::{BlobName, ContentHash};
 pub use objects::{Created, ObjectInfo};
 pub use store::Store;
-pub use text::{MAX_TEXT_BYTES, TextRef, TextWriter};
+pub use text::{MAX_TEXT_BYTES, TextHasher, TextRef, TextWriter};
 pub use verify::{Finding, Health, ObjectKind};

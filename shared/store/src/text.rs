@@ -32,10 +32,18 @@ pub struct TextRef {
 pub struct TextWriter {
     store: Store,
     spill: Encoder<'static, Hashing<SpooledTempFile>>,
+    text: TextHasher,
+    /// The spool failed.
+    failed: Option<StoreError>,
+}
+
+/// Checks a text that comes in pieces, and names it as [`TextWriter`] does, but stores nothing.
+#[derive(Debug, Default)]
+pub struct TextHasher {
     hasher: blake3::Hasher,
     utf8: Utf8Check,
     bytes: u64,
-    /// The first error: a text with a hole must not be stored.
+    /// The first error: a text with a hole has no name.
     failed: Option<StoreError>,
 }
 
@@ -55,7 +63,7 @@ impl TextWriter {
     fn new(store: Store) -> Result<Self> {
         let spool = Hashing { inner: tempfile::spooled_tempfile(PART_BYTES), hasher: blake3::Hasher::new() };
         let spill = Encoder::new(spool, COMPRESSION_LEVEL).map_err(spill_failed)?;
-        Ok(Self { store, spill, hasher: blake3::Hasher::new(), utf8: Utf8Check::default(), bytes: 0, failed: None })
+        Ok(Self { store, spill, text: TextHasher::default(), failed: None })
     }
 
     /// Takes the next piece. Code points may straddle pieces.
@@ -63,6 +71,56 @@ impl TextWriter {
     /// # Errors
     /// [`StoreError::NotUtf8`] with the offset in the whole text; [`StoreError::TooLarge`] beyond
     /// [`MAX_TEXT_BYTES`]; [`StoreError::DiskFull`] when the temporary directory is full.
+    ///
+    /// After an error the text cannot be finished.
+    pub fn write(&mut self, piece: &[u8]) -> Result<()> {
+        self.text.write(piece)?;
+        let spilled = self.spill.write_all(piece).map_err(spill_failed);
+        if let Err(error) = &spilled {
+            self.failed.get_or_insert_with(|| error.clone());
+        }
+        spilled
+    }
+
+    /// Bytes taken so far.
+    pub fn bytes(&self) -> u64 {
+        self.text.bytes
+    }
+
+    /// Ends the text and stores it, unless the store has it. One that was stored a while ago is written again, so that
+    /// it is young: garbage collection leaves young texts alone, whoever refers to them or is about to.
+    pub async fn finish(self) -> Result<TextRef> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let text = self.text.finish()?;
+        let hash = ContentHash::parse(&text.hash)?;
+        let path = names::text_path(&hash);
+        let existing = self.store.info(&path).await?;
+        if existing.as_ref().is_some_and(|object| object.age_ms(unix_ms()) < RENEW_AFTER_MS) {
+            return Ok(text);
+        }
+        let spool = self.spill.finish().map_err(spill_failed)?;
+        let header = text_format::header(text.bytes, &spool.hasher.finalize());
+        let mut parts = Parts::new(header, spool.inner)?;
+        let first = parts.next().await?;
+        if first.len() < PART_BYTES && existing.is_some() {
+            self.store.overwrite(&path, first).await?;
+        } else if first.len() < PART_BYTES {
+            // An existing object has the same name, hence the same text.
+            let (Created::New | Created::Exists) = self.store.create(&path, first).await?;
+        } else {
+            upload(&self.store, &path, first, parts).await?;
+        }
+        Ok(text)
+    }
+}
+
+impl TextHasher {
+    /// Takes the next piece. Code points may straddle pieces.
+    ///
+    /// # Errors
+    /// [`StoreError::NotUtf8`] with the offset in the whole text; [`StoreError::TooLarge`] beyond [`MAX_TEXT_BYTES`].
     ///
     /// After an error the text cannot be finished.
     pub fn write(&mut self, piece: &[u8]) -> Result<()> {
@@ -80,47 +138,25 @@ impl TextWriter {
             return Err(StoreError::TooLarge { what: "the text".to_owned(), limit: MAX_TEXT_BYTES });
         }
         self.hasher.update(piece);
-        self.spill.write_all(piece).map_err(spill_failed)
+        Ok(())
     }
 
-    /// Bytes taken so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Ends the text and stores it, unless the store has it. One that was stored a while ago is written again, so that
-    /// it is young: garbage collection leaves young texts alone, whoever refers to them or is about to.
-    pub async fn finish(self) -> Result<TextRef> {
+    /// Ends the text.
+    ///
+    /// # Errors
+    /// The first error of [`write`](Self::write), or [`StoreError::NotUtf8`] where the last code point has no end.
+    pub fn finish(self) -> Result<TextRef> {
         if let Some(error) = self.failed {
             return Err(error);
         }
         self.utf8.finish().map_err(not_utf8)?;
-        let hash = ContentHash::from(self.hasher.finalize());
-        let text = TextRef { hash: hash.to_string(), bytes: self.bytes };
-        let path = names::text_path(&hash);
-        let existing = self.store.info(&path).await?;
-        if existing.as_ref().is_some_and(|object| object.age_ms(unix_ms()) < RENEW_AFTER_MS) {
-            return Ok(text);
-        }
-        let spool = self.spill.finish().map_err(spill_failed)?;
-        let header = text_format::header(self.bytes, &spool.hasher.finalize());
-        let mut parts = Parts::new(header, spool.inner)?;
-        let first = parts.next().await?;
-        if first.len() < PART_BYTES && existing.is_some() {
-            self.store.overwrite(&path, first).await?;
-        } else if first.len() < PART_BYTES {
-            // An existing object has the same name, hence the same text.
-            let (Created::New | Created::Exists) = self.store.create(&path, first).await?;
-        } else {
-            upload(&self.store, &path, first, parts).await?;
-        }
-        Ok(text)
+        Ok(TextRef { hash: ContentHash::from(self.hasher.finalize()).to_string(), bytes: self.bytes })
     }
 }
 
 impl std::fmt::Debug for TextWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TextWriter").field("bytes", &self.bytes).finish_non_exhaustive()
+        f.debug_struct("TextWriter").field("bytes", &self.text.bytes).finish_non_exhaustive()
     }
 }
 

@@ -113,6 +113,13 @@ impl Workplace {
         self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
+    /// Starts `e2llm` like [`Workplace::start`], to be held at a named point: see `e2llm_runtime::failpoint`.
+    pub fn start_until(&self, point: &str, file: &Path, args: &[&str]) -> Child {
+        let mut command = self.command(args);
+        command.env("E2LLM_FAILPOINT", format!("{point}:{}", file.display()));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(&self.extra).args(["--json", "--quiet"]).args(args);

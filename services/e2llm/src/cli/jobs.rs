@@ -1,15 +1,19 @@
 //! The commands that look after bulk jobs.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
-use super::OutputArgs;
+use super::bulk::INPUT_HELP;
+use super::{AskWork, EncodeWork, OutputArgs, SummarizeWork};
 
 /// `e2llm jobs …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobsCommand {
+    /// Submit a job and return once all its rows are planned; it prints the job's status. On a server it goes on by
+    /// itself; without --server it runs when it is watched or resumed here
+    Submit(Box<SubmitArgs>),
     /// List jobs, oldest first
     List,
-    /// Show a job's counts
+    /// Show a job's counts, times and errors
     Show {
         #[arg(value_name = "JOB")]
         job: String,
@@ -41,4 +45,24 @@ pub(crate) enum JobsCommand {
         #[arg(value_name = "JOB")]
         job: String,
     },
+}
+
+/// `e2llm jobs submit …`
+#[derive(Debug, Args)]
+pub(crate) struct SubmitArgs {
+    #[command(subcommand)]
+    pub(crate) submission: Submission,
+}
+
+/// What a submitted job does: as the command of the same name.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Submission {
+    /// Encode documents and store their soft prompts; unchanged documents are skipped
+    #[command(after_long_help = INPUT_HELP)]
+    Encode(EncodeWork),
+    /// Summarise documents, encoding first what is new
+    #[command(after_long_help = INPUT_HELP)]
+    Summarize(SummarizeWork),
+    /// Ask many questions, or one question of many documents
+    Ask(AskWork),
 }

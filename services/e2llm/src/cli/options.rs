@@ -1,9 +1,11 @@
 //! Options that several commands share.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
-use e2llm_api::v1::{ContextOptions, GenerateOptions};
+use e2llm_api::v1::{ContextOptions, GenerateOptions, JobSpec};
+use e2llm_coordinator::JobId;
 
 /// How to generate; what is not given is the bundle's default.
 #[derive(Debug, Clone, Default, Args)]
@@ -89,6 +91,54 @@ impl StoredArgs {
     }
 }
 
+/// The job that does the work of a bulk command.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Job")]
+pub(crate) struct JobArgs {
+    /// Name of the job, 1 to 100 of A-Z a-z 0-9 . _ -: the same command under the same name is the same job, and once it
+    /// has finished its results are printed again. Without a name, a command that was interrupted goes on when it is
+    /// repeated, and one that has finished starts anew
+    #[arg(long, value_name = "NAME", value_parser = job_name)]
+    pub(crate) job: Option<String>,
+    /// Read and check the inputs and print what there is to do: documents, tokens, bytes that will be stored, and time
+    /// by measured rates. Nothing is written
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) options: JobOptions,
+}
+
+/// How the coordinator treats a job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Job")]
+pub(crate) struct JobOptions {
+    /// Jobs of a higher priority are served first, equal ones take turns [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) priority: Option<i32>,
+    /// Most tasks of the job that run at the same time [default: no limit]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) parallelism: Option<u32>,
+    /// How often a row is tried before it fails [default: the coordinator's, 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) max_attempts: Option<u32>,
+    /// How long the job and its results are kept after its end, such as 12h or 30days [default: the coordinator's, 7days]
+    #[arg(long, value_name = "DURATION", value_parser = retention)]
+    pub(crate) retention: Option<Duration>,
+}
+
+impl JobOptions {
+    /// `spec` with these options; zero means the coordinator's default.
+    pub(crate) fn apply_to(self, spec: JobSpec) -> JobSpec {
+        JobSpec {
+            priority: self.priority.unwrap_or(0),
+            parallelism: self.parallelism.unwrap_or(0),
+            max_attempts: self.max_attempts.unwrap_or(0),
+            retention_s: self.retention.map_or(0, |retention| retention.as_secs()),
+            ..spec
+        }
+    }
+}
+
 /// Where the results go.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct OutputArgs {
@@ -99,6 +149,18 @@ pub(crate) struct OutputArgs {
     /// Write rows that failed here instead, as JSON Lines of {"id", "code", "attempts", "message"}
     #[arg(long, value_name = "PATH")]
     pub(crate) errors: Option<PathBuf>,
+}
+
+fn job_name(text: &str) -> Result<String, String> {
+    JobId::new(text).map(|job| job.as_str().to_owned()).map_err(|error| error.to_string())
+}
+
+fn retention(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(retention) if retention >= Duration::from_secs(1) => Ok(retention),
+        Ok(_) => Err("give at least 1s".to_owned()),
+        Err(error) => Err(format!("{error}; write it like 90min, 12h or 30days")),
+    }
 }
 
 fn number(text: &str, fits: fn(f32) -> bool, expected: &str) -> Result<f32, String> {

@@ -5,9 +5,9 @@ fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(std::iter::once("e2llm").chain(line.iter().copied()))
 }
 
-fn ask(line: &[&str]) -> AskArgs {
+fn ask(line: &[&str]) -> AskWork {
     match parse(line).unwrap().command {
-        Command::Ask(args) => args,
+        Command::Ask(args) => args.work,
         other => panic!("{other:?}"),
     }
 }
@@ -67,4 +67,63 @@ fn global_flags_stand_before_or_after_the_command() {
         assert!(cli.global.json);
         assert_eq!(cli.global.store.as_deref(), Some("s"));
     }
+}
+
+#[test]
+fn bulk_commands_and_submissions_take_the_same_work_and_options() {
+    let options =
+        ["--job", "night", "--priority", "-2", "--parallelism", "3", "--max-attempts", "7", "--retention", "12h"];
+    let works = [
+        &["encode", "docs"][..],
+        &["summarize", "docs", "--max-tokens", "6"],
+        &["ask", "Why?", "--each", "docs"],
+        &["ask", "--input", "questions.jsonl"],
+    ];
+    for work in works {
+        let alone = match parse(&[work, &options[..]].concat()).unwrap().command {
+            Command::Encode(args) => args.work.job,
+            Command::Summarize(args) => args.work.job,
+            Command::Ask(args) => args.work.job,
+            other => panic!("{other:?}"),
+        };
+        let submitted = match parse(&[&["jobs", "submit"], work, &options[..]].concat()).unwrap().command {
+            Command::Jobs(JobsCommand::Submit(args)) => match args.submission {
+                Submission::Encode(work) => work.job,
+                Submission::Summarize(work) => work.job,
+                Submission::Ask(work) => work.job,
+            },
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(alone, submitted, "{work:?}");
+        assert_eq!(alone.job.as_deref(), Some("night"));
+        let spec = alone.options.apply_to(Default::default());
+        let wishes = (spec.priority, spec.parallelism, spec.max_attempts, spec.retention_s);
+        assert_eq!(wishes, (-2, 3, 7, 12 * 3600));
+    }
+}
+
+#[test]
+fn job_options_that_cannot_be_met_are_refused() {
+    for flags in [
+        ["--job", "a/b"],
+        ["--job", ""],
+        ["--parallelism", "0"],
+        ["--max-attempts", "101"],
+        ["--retention", "10ms"],
+        ["--retention", "soon"],
+        ["--priority", "high"],
+    ] {
+        assert!(parse(&["encode", "docs", flags[0], flags[1]]).is_err(), "{flags:?}");
+    }
+    assert!(parse(&["jobs", "submit", "encode", "docs", "--output", "x"]).is_err(), "results are fetched later");
+}
+
+#[test]
+fn sync_takes_a_corpus_and_no_name_of_a_job() {
+    let line = ["sync", "docs", "more.jsonl", "--prefix", "rfc", "--allow-empty", "--dry-run", "--priority", "-1"];
+    let Command::Sync(args) = parse(&line).unwrap().command else { panic!("not a sync") };
+    assert_eq!((args.inputs.len(), args.prefix.as_str(), args.allow_empty, args.dry_run), (2, "rfc", true, true));
+    assert_eq!(args.options.priority, Some(-1));
+    assert!(parse(&["sync"]).is_err());
+    assert!(parse(&["sync", "docs", "--job", "night"]).is_err());
 }

@@ -6,22 +6,31 @@ use anyhow::{Result, bail};
 use e2llm_api::v1::{AskRequest, JobKind, JobSpec, Usage, generate_event};
 use serde_json::json;
 
-use super::bulk::{self, Source};
+use super::bulk::{self, Work};
+use super::source::Source;
 use crate::app::App;
-use crate::cli::AskArgs;
+use crate::cli::{AskArgs, AskWork, JobArgs};
 use crate::failure::{self, warn_line};
-use crate::input;
 use crate::local::{Needs, Services};
 use crate::output::{self, Output};
 use crate::render;
 
-pub(crate) async fn run(app: &App, mut args: AskArgs) -> Result<ExitCode> {
+pub(crate) async fn run(app: &App, args: AskArgs) -> Result<ExitCode> {
+    if args.work.is_one_question() {
+        return one(app, &args).await;
+    }
+    bulk::run(app, work(app, args.work).await?, &args.output).await
+}
+
+/// Many questions, or one for many documents.
+pub(super) async fn work(app: &App, mut args: AskWork) -> Result<Work> {
+    let typed = format!("{:?} {:?} {:?} {:?}", args.input, args.each, args.stored, args.columns);
     let question = args.question_for_each()?;
     let source = match (&question, &args.input) {
-        (Some(_), _) if args.stored.is_given() => bulk::stored(args.stored)?,
-        (Some(_), _) => Source::Parts(input::read_documents(bulk::sources(app, args.each).await?, args.columns)),
-        (None, Some(questions)) => Source::Parts(input::read_questions(bulk::list_source(questions)?)),
-        (None, None) => return one(app, &args).await,
+        (Some(_), _) if args.stored.is_given() => Source::stored(args.stored)?,
+        (Some(_), _) => Source::documents(app, args.each, args.columns).await?,
+        (None, Some(questions)) => Source::questions(questions)?,
+        (None, None) => bail!("one question of --id is answered at once, without a job: e2llm ask"),
     };
     let spec = JobSpec {
         question: question.unwrap_or_default(),
@@ -29,12 +38,16 @@ pub(crate) async fn run(app: &App, mut args: AskArgs) -> Result<ExitCode> {
         context: Some(args.context.to_options()),
         ..Default::default()
     };
-    bulk::run(app, JobKind::Ask, spec, source, &args.output).await
+    Ok(Work { kind: JobKind::Ask, spec, source, typed, job: args.job })
 }
 
 async fn one(app: &App, args: &AskArgs) -> Result<ExitCode> {
+    let (args, output) = (&args.work, &args.output);
     let (ids, question) = args.ids_and_question()?;
-    let mut output = Output::open(&args.output, app.settings.json)?;
+    if args.job != JobArgs::default() {
+        bail!("one question of --id is no job; leave out the options under \"Job\", or ask with --ids-from or --input");
+    }
+    let mut output = Output::open(output, app.settings.json)?;
     if matches!(output, Output::Table(_) | Output::Apart { .. }) {
         bail!("one answer is neither a table nor a list of errors; give --output a .jsonl, and leave out --errors");
     }

@@ -1,208 +1,245 @@
-//! What `encode`, `summarize` and `ask --input` share: read rows, run a job, show it.
+//! What `encode`, `summarize`, `ask` of many and `jobs submit` share: read rows, run a job, show it.
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
-use e2llm_api::v1::{JobKind, JobSpec, RowResult};
-use glob::MatchOptions;
-use tokio::sync::mpsc;
+use anyhow::{Result, bail};
+use e2llm_api::v1::{JobKind, JobSpec, JobStatus};
 
-use super::stored;
+use super::dry_run;
+use super::source::Source;
 use crate::app::App;
-use crate::cli::{OutputArgs, StoredArgs};
-use crate::failure::Interrupted;
-use crate::input::{self, Input, Part};
-use crate::job::{self, Rows};
-use crate::local::{Needs, Services};
-use crate::objects::ObjectUrl;
+use crate::cli::{JobArgs, OutputArgs};
+use crate::failure::{Interrupted, warn_line};
+use crate::job::{self, Audience, Chosen, JobName, Rows, Taken};
+use crate::local::{self, Needs, Services};
 use crate::output::Output;
+use crate::render::count;
 use crate::view::View;
 
-/// Where the rows of a job come from.
-pub(super) enum Source {
-    /// Read on this side.
-    Parts(mpsc::Receiver<Part>),
-    /// Documents of the index whose metadata meets all conditions.
-    Where(Vec<String>),
+/// What a bulk command does.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) kind: JobKind,
+    /// What is not the same for all jobs.
+    pub(super) spec: JobSpec,
+    pub(super) source: Source,
+    /// The inputs as they were typed.
+    pub(super) typed: String,
+    pub(super) job: JobArgs,
 }
 
-/// Runs a job of `kind` over the rows; the fields of `spec` that all jobs share are filled in here.
-pub(super) async fn run(
-    app: &App,
-    kind: JobKind,
-    spec: JobSpec,
-    source: Source,
-    output: &OutputArgs,
-) -> Result<ExitCode> {
-    let output = Output::open(output, app.settings.json)?;
-    let (services, rows) = match source {
-        Source::Parts(parts) => {
-            let rows = app.interruptible(Rows::look_ahead(parts)).await?;
-            if let Some(failures) = rows.only_failures() {
-                if failures.is_empty() {
-                    bail!("the input holds no documents; give a directory with .txt or .md files, a text, or a .jsonl");
-                }
-                return only_failures(app, kind, &failures, output);
-            }
-            (app.services(Needs::Models).await?, rows)
-        }
-        Source::Where(conditions) => {
-            let services = app.services(Needs::Models).await?;
-            let listed = stored::documents(&services, app.settings.collection.as_str(), conditions);
-            match app.interruptible(Rows::look_ahead(listed)).await {
-                Ok(rows) if rows.only_failures().is_none_or(|failures| !failures.is_empty()) => (services, rows),
-                nothing => {
-                    services.stop().await;
-                    nothing?;
-                    bail!("no stored document meets the conditions; `e2llm docs list` shows what there is");
-                }
-            }
-        }
-    };
-    submit(app, kind, spec, services, rows, output).await
+/// What for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To see the job to its end.
+    Run,
+    /// To plan it.
+    Submit,
 }
 
-fn only_failures(app: &App, kind: JobKind, failures: &[RowResult], output: Output) -> Result<ExitCode> {
-    let mut view = View::new(kind, output, app.settings.quiet);
-    failures.iter().try_for_each(|row| view.row(row))?;
-    view.finish(app.settings.quiet)
+/// Services, and rows that hold work for them.
+pub(super) struct Begun {
+    pub(super) services: Services,
+    pub(super) rows: Rows,
 }
 
-async fn submit(
-    app: &App,
-    kind: JobKind,
-    spec: JobSpec,
-    services: Services,
-    rows: Rows,
-    output: Output,
-) -> Result<ExitCode> {
-    let mut view = View::new(kind, output, app.settings.quiet);
-    let job_id = job::new_id();
-    let collection = app.settings.collection.to_string();
-    let spec = JobSpec { kind: kind.into(), collection, job_id: job_id.clone(), ..spec };
-    let result = job::run(&services, spec, rows, &mut view, &app.shutdown).await;
-    services.stop().await;
-    match result {
-        Ok(()) => view.finish(app.settings.quiet),
-        Err(error) if error.is::<Interrupted>() => Err(how_to_go_on(kind, &job_id, view.tally().rows).into()),
+/// Does the work and prints the results.
+pub(super) async fn run(app: &App, work: Work, output: &OutputArgs) -> Result<ExitCode> {
+    if work.job.dry_run {
+        return dry_run::run(app, &work).await;
+    }
+    let mut view = View::new(work.kind, Output::open(output, app.settings.json)?, app.settings.quiet);
+    let rows = work.look_ahead(app).await?;
+    // A job with a name may have been submitted when the input could still be read.
+    let failures = rows.as_ref().filter(|_| work.job.job.is_none()).and_then(Rows::only_failures);
+    if let Some(failures) = failures {
+        failures.iter().try_for_each(|row| view.row(row))?;
+        return view.finish(app.settings.quiet);
+    }
+    let begun = work.begin(app, Purpose::Run, rows).await?;
+    let services = begun.services.clone();
+    let finished = match work.carry_out(app, begun, Purpose::Run, &mut view).await {
+        Ok(done) => finish(app, &services, view, done).await,
         Err(error) => Err(error),
-    }
-}
-
-fn how_to_go_on(kind: JobKind, job_id: &str, rows: u64) -> Interrupted {
-    let again = "run the same command again to go on";
-    let hint = match kind {
-        JobKind::Ask => format!("{again}; the {rows} answers so far: e2llm jobs result {job_id}"),
-        JobKind::Summarize => format!(
-            "{again}, what is encoded is not encoded again; the {rows} summaries so far: \
-             e2llm jobs result {job_id}"
-        ),
-        JobKind::Encode | JobKind::Unspecified => format!("{again}, what is encoded is not encoded again"),
     };
-    Interrupted { hint: Some(hint) }
+    services.stop().await;
+    finished
 }
 
-/// The sources behind what was typed; fetches sample texts on first use.
-pub(super) async fn sources(app: &App, inputs: Vec<String>) -> Result<Vec<Input>> {
-    let mut sources = Vec::new();
-    for input in inputs {
-        sources.push(match input.strip_prefix("sample:") {
-            Some(name) => sample(app, name.to_owned()).await?,
-            None if input == "-" && sources.contains(&Input::Stdin) => bail!("`-` stands twice; give it once"),
-            None if input == "-" => Input::Stdin,
-            None => match ObjectUrl::parse(&input)? {
-                Some(ObjectUrl::Remote(object)) => Input::Object(object),
-                Some(ObjectUrl::Local(path)) => Input::Path(path),
-                None if is_pattern(&input) => {
-                    sources.extend(matching(&input)?);
-                    continue;
-                }
-                None => Input::Path(input.into()),
-            },
-        });
+/// Makes the output final; only then the job is done with.
+async fn finish(app: &App, services: &Services, view: View, (name, chosen): (JobName, Chosen)) -> Result<ExitCode> {
+    let code = view.finish(app.settings.quiet)?;
+    if matches!(name, JobName::Repeatable(_)) {
+        JobName::acknowledge(services, &chosen.job_id).await;
     }
-    Ok(sources)
+    Ok(code)
 }
 
-/// Documents that are already encoded.
-pub(super) fn stored(args: StoredArgs) -> Result<Source> {
-    Ok(match args.ids_from {
-        Some(list) => Source::Parts(input::read_ids(list_source(&list)?)),
-        None => Source::Where(args.conditions),
-    })
-}
+impl Work {
+    /// Reads until there is something for services to do; `None` if rows come from them. The input is not empty.
+    pub(super) async fn look_ahead(&self, app: &App) -> Result<Option<Rows>> {
+        let Some(parts) = self.source.read() else { return Ok(None) };
+        let rows = app.interruptible(Rows::look_ahead(parts)).await?;
+        if rows.are_none() {
+            bail!("the input holds no documents; give a directory with .txt or .md files, a text, or a .jsonl");
+        }
+        Ok(Some(rows))
+    }
 
-/// The one source of a list: a file, an object, or `-`.
-pub(super) fn list_source(input: &str) -> Result<Input> {
-    Ok(match ObjectUrl::parse(input)? {
-        Some(ObjectUrl::Remote(object)) => Input::Object(object),
-        Some(ObjectUrl::Local(path)) => Input::Path(path),
-        None if input == "-" => Input::Stdin,
-        None => Input::Path(input.into()),
-    })
-}
-
-/// Whether it has to be expanded here; shells do it themselves unless it is quoted.
-fn is_pattern(input: &str) -> bool {
-    has_wildcard(input) && !Path::new(input).exists()
-}
-
-/// The files that a pattern such as `corpus/**/*.md` matches, in the order of their paths. Like the shell, it passes over
-/// hidden names that it does not name.
-fn matching(pattern: &str) -> Result<Vec<Input>> {
-    let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
-    let paths = glob::glob_with(pattern, options)
-        .with_context(|| format!("{pattern} is not a pattern; write names with * ? [ as [*] [?] [[]"))?;
-    let root: PathBuf =
-        Path::new(pattern).components().take_while(|part| !has_wildcard(&part.as_os_str().to_string_lossy())).collect();
-    let mut files = Vec::new();
-    for path in paths {
-        let path = path.with_context(|| format!("cannot follow {pattern}"))?;
-        // What is not a directory becomes a row, readable or not; `**` goes through directories by itself.
-        if !path.is_dir() {
-            files.push(Input::Match { root: root.clone(), path });
+    /// Starts services, with the rows read so far.
+    pub(super) async fn begin(&self, app: &App, purpose: Purpose, rows: Option<Rows>) -> Result<Begun> {
+        let services = app.services(purpose.needs()).await?;
+        if let Some(rows) = rows {
+            return Ok(Begun { services, rows });
+        }
+        let parts = self.source.read_with(app, &services);
+        match app.interruptible(Rows::look_ahead(parts)).await {
+            Ok(rows) if !rows.are_none() => Ok(Begun { services, rows }),
+            nothing => {
+                services.stop().await;
+                nothing?;
+                bail!("no stored document meets the conditions; `e2llm docs list` shows what there is")
+            }
         }
     }
-    if files.is_empty() {
-        bail!("no file matches {pattern}; check the pattern, ** stands for any directories");
-    }
-    Ok(files)
-}
 
-fn has_wildcard(text: &str) -> bool {
-    text.contains(['*', '?', '['])
-}
-
-async fn sample(app: &App, name: String) -> Result<Input> {
-    let fetcher = app.settings.fetcher()?;
-    let fetch = tokio::task::spawn_blocking(move || fetcher.fetch_sample(&name));
-    Ok(Input::Path(app.interruptible(fetch).await???.dir))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_quoted_pattern_is_expanded_and_one_that_matches_nothing_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["a/x.md", "a/b/x.md", "a/z.txt", "a/.git/h.md"] {
-            let path = dir.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, "text").unwrap();
+    /// Runs or plans the job, going on with an earlier one where there is one.
+    pub(super) async fn carry_out(
+        &self,
+        app: &App,
+        begun: Begun,
+        purpose: Purpose,
+        audience: &mut impl Audience,
+    ) -> Result<(JobName, Chosen)> {
+        let Begun { services, rows } = begun;
+        let spec = self.spec(app, &services).await?;
+        let name = self.name(purpose, &spec, &rows);
+        let mut chosen = app.interruptible(name.choose(&services)).await??;
+        note_earlier(app, &chosen);
+        // Under the user's own name a finished job is printed, whatever its input holds by now.
+        let is_done = chosen.has_finished() && matches!(name, JobName::Given(_));
+        let rows = if is_done { Rows::none() } else { rows };
+        let mut result = purpose.attempt(app, &services, &spec, rows, &chosen, audience).await;
+        if let Err(error) = &result
+            && matches!(error.downcast_ref(), Some(Taken::OtherJob(_)))
+        {
+            let rows = self.rows_of_other_input(app, &services, &name, &chosen, error).await?;
+            chosen = name.anew();
+            result = purpose.attempt(app, &services, &spec, rows, &chosen, audience).await;
         }
-        let pattern = |pattern: &str| dir.path().join(pattern).display().to_string();
-        let expected = ["a/b/x.md", "a/x.md"].map(|name| {
-            let (root, path) = (dir.path().join("a"), dir.path().join(name));
-            Input::Match { root, path }
-        });
-        assert_eq!(matching(&pattern("a/**/*.md")).unwrap(), expected, "same names, ids from below a/, none hidden");
-        let error = matching(&pattern("*.pdf")).unwrap_err().to_string();
-        assert!(error.contains("*.pdf") && error.contains("no file matches"), "{error}");
-        assert!(matching("a[").unwrap_err().to_string().contains("a["));
-        let exists = pattern("c[1].md");
-        std::fs::write(&exists, "text").unwrap();
-        assert!(!is_pattern(&exists), "a file's own name is not a pattern");
+        match result {
+            Ok(()) => Ok((name, chosen)),
+            Err(error) if error.is::<Interrupted>() => Err(self.how_to_go_on(purpose, &chosen.job_id).into()),
+            Err(error) => Err(error),
+        }
     }
+
+    /// The rows once more, for a new job: those of the earlier one are no longer what the input holds.
+    async fn rows_of_other_input(
+        &self,
+        app: &App,
+        services: &Services,
+        name: &JobName,
+        chosen: &Chosen,
+        taken: &anyhow::Error,
+    ) -> Result<Rows> {
+        if matches!(name, JobName::Given(_)) {
+            bail!("{taken}: the command or its input is not the same as then; give another --job")
+        }
+        let job = &chosen.job_id;
+        JobName::give_up(services, chosen).await;
+        if !self.source.is_lasting() {
+            bail!(
+                "the input is not that of job {job}, which was interrupted and is given up now; \
+                 run the command again to start anew, for standard input cannot be read twice"
+            );
+        }
+        if !app.settings.quiet {
+            warn_line(&format!("the input has changed since job {job} was interrupted: starting a new job"));
+        }
+        app.interruptible(Rows::look_ahead(self.source.read_with(app, services))).await
+    }
+
+    /// All of the spec but the job's name.
+    async fn spec(&self, app: &App, services: &Services) -> Result<JobSpec> {
+        let spec = JobSpec { kind: self.kind.into(), ..self.spec.clone() };
+        Ok(self.job.options.apply_to(common_spec(app, services, spec).await?))
+    }
+
+    fn name(&self, purpose: Purpose, spec: &JobSpec, rows: &Rows) -> JobName {
+        if let Some(name) = &self.job.job {
+            return JobName::Given(name.clone());
+        }
+        // What has no name of its own is recognised by its beginning.
+        let beginning = if self.source.is_lasting() { String::new() } else { rows.beginning().to_string() };
+        let typed = format!("{}{beginning}", self.typed);
+        match purpose {
+            Purpose::Run => JobName::Repeatable(JobName::prefix("run", spec, &typed)),
+            Purpose::Submit => JobName::Submitted(JobName::prefix("submit", spec, &typed)),
+        }
+    }
+
+    fn how_to_go_on(&self, purpose: Purpose, job_id: &str) -> Interrupted {
+        let input = if self.source.is_lasting() { "" } else { " on the same input" };
+        let mut hint = format!("run the same command{input} again to go on, what is done is not done again");
+        let results = match self.kind {
+            JobKind::Ask => "answers",
+            JobKind::Summarize => "summaries",
+            JobKind::Encode | JobKind::Unspecified => "",
+        };
+        if purpose == Purpose::Run && !results.is_empty() {
+            hint += &format!("; the {results} so far: e2llm jobs result {job_id}");
+        }
+        Interrupted { hint: Some(hint) }
+    }
+}
+
+impl Purpose {
+    /// Planning needs no models.
+    fn needs(self) -> Needs {
+        match self {
+            Purpose::Run => Needs::Models,
+            Purpose::Submit => Needs::Records,
+        }
+    }
+
+    async fn attempt(
+        self,
+        app: &App,
+        services: &Services,
+        spec: &JobSpec,
+        rows: Rows,
+        chosen: &Chosen,
+        audience: &mut impl Audience,
+    ) -> Result<()> {
+        match self {
+            Purpose::Run => job::run(services, spec.clone(), rows, chosen, audience, &app.shutdown).await,
+            Purpose::Submit => {
+                job::submit(services, spec.clone(), rows, chosen, audience, &app.shutdown).await.map(drop)
+            }
+        }
+    }
+}
+
+/// Collection and bundle of a job. Services of this process work with one bundle; those of a server choose.
+pub(super) async fn common_spec(app: &App, services: &Services, spec: JobSpec) -> Result<JobSpec> {
+    let fingerprint = match services.fingerprint() {
+        Some(fingerprint) => fingerprint.to_owned(),
+        None if services.are_own() => app.interruptible(local::prepare(&app.settings)).await??.fingerprint.clone(),
+        None => String::new(),
+    };
+    Ok(JobSpec { collection: app.settings.collection.to_string(), fingerprint, ..spec })
+}
+
+/// Says that an earlier job goes on.
+fn note_earlier(app: &App, chosen: &Chosen) {
+    let Some(JobStatus { job_id, state, rows, rows_done, .. }) = &chosen.earlier else { return };
+    if app.settings.quiet {
+        return;
+    }
+    let rows = count(*rows);
+    warn_line(&match state.as_str() {
+        "succeeded" => format!("job {job_id} has finished: printing the results of its {rows} rows"),
+        _ => format!("going on with job {job_id}: {} of {rows} rows are done", count(*rows_done)),
+    });
 }

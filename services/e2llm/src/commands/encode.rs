@@ -5,13 +5,17 @@ use std::process::ExitCode;
 use anyhow::Result;
 use e2llm_api::v1::{JobKind, JobSpec};
 
-use super::bulk::{self, Source};
+use super::bulk::{self, Work};
+use super::source::Source;
 use crate::app::App;
-use crate::cli::EncodeArgs;
-use crate::input;
+use crate::cli::{EncodeArgs, EncodeWork};
 
 pub(crate) async fn run(app: &App, args: EncodeArgs) -> Result<ExitCode> {
-    let sources = bulk::sources(app, args.inputs).await?;
-    let parts = Source::Parts(input::read_documents(sources, args.columns));
-    bulk::run(app, JobKind::Encode, JobSpec::default(), parts, &args.output).await
+    bulk::run(app, work(app, args.work).await?, &args.output).await
+}
+
+pub(super) async fn work(app: &App, args: EncodeWork) -> Result<Work> {
+    let typed = format!("{:?} {:?}", args.inputs, args.columns);
+    let source = Source::documents(app, args.inputs, args.columns).await?;
+    Ok(Work { kind: JobKind::Encode, spec: JobSpec::default(), source, typed, job: args.job })
 }

@@ -1,6 +1,7 @@
 //! `e2llm jobs`: bulk jobs of this store.
 
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use e2llm_api::v1::coordinator_client::CoordinatorClient;
@@ -13,9 +14,10 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
+use super::{dry_run, submit};
 use crate::app::App;
-use crate::cli::{JobsCommand, OutputArgs};
-use crate::failure::{Interrupted, of_call};
+use crate::cli::{JobsCommand, OutputArgs, Submission};
+use crate::failure::{Interrupted, of_call, warn_line};
 use crate::job;
 use crate::local::{Needs, Services};
 use crate::output::{self, Output};
@@ -24,6 +26,10 @@ use crate::render::{self, clean, count, duration};
 use crate::view::View;
 
 pub(crate) async fn run(app: &App, command: JobsCommand) -> Result<ExitCode> {
+    let command = match command {
+        JobsCommand::Submit(args) => return submit(app, args.submission).await,
+        command => command,
+    };
     let services = app.services(needs(&command)).await?;
     let jobs = Jobs { app, services: &services };
     let result = jobs.run(command).await;
@@ -31,13 +37,29 @@ pub(crate) async fn run(app: &App, command: JobsCommand) -> Result<ExitCode> {
     result
 }
 
+async fn submit(app: &App, submission: Submission) -> Result<ExitCode> {
+    let work = submit::work(app, submission).await?;
+    if work.job.dry_run {
+        return dry_run::run(app, &work).await;
+    }
+    let (services, job) = submit::submit(app, &work).await?;
+    let shown = Jobs { app, services: &services }.show(&job).await;
+    if services.are_own() && !app.settings.quiet {
+        warn_line(&format!("it runs when it is watched or its results are fetched here: e2llm jobs watch {job}"));
+    }
+    services.stop().await;
+    shown
+}
+
 /// What is waited for needs somebody to work on it.
 fn needs(command: &JobsCommand) -> Needs {
     match command {
         JobsCommand::Watch { .. } | JobsCommand::Result { .. } | JobsCommand::Resume { .. } => Needs::Models,
-        JobsCommand::List | JobsCommand::Show { .. } | JobsCommand::Cancel { .. } | JobsCommand::Delete { .. } => {
-            Needs::Records
-        }
+        JobsCommand::Submit(_)
+        | JobsCommand::List
+        | JobsCommand::Show { .. }
+        | JobsCommand::Cancel { .. }
+        | JobsCommand::Delete { .. } => Needs::Records,
     }
 }
 
@@ -50,6 +72,7 @@ struct Jobs<'a> {
 impl Jobs<'_> {
     async fn run(&self, command: JobsCommand) -> Result<ExitCode> {
         match command {
+            JobsCommand::Submit(args) => submit(self.app, args.submission).await,
             JobsCommand::List => self.app.interruptible(self.list()).await?,
             JobsCommand::Show { job } => self.app.interruptible(self.show(&job)).await?,
             JobsCommand::Watch { job } => self.watch(&job).await,
@@ -76,7 +99,10 @@ impl Jobs<'_> {
     }
 
     async fn show(&self, job: &str) -> Result<ExitCode> {
-        self.print(&self.status(job).await?)
+        let status = self.status(job).await?;
+        let json = self.app.settings.json;
+        output::print_line(&if json { status_json(&status).to_string() } else { status_block(&status) })?;
+        Ok(ExitCode::SUCCESS)
     }
 
     async fn status(&self, job: &str) -> Result<JobStatus> {
@@ -168,7 +194,7 @@ impl Jobs<'_> {
     }
 }
 
-fn kind_name(kind: JobKind) -> &'static str {
+pub(super) fn kind_name(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Unspecified => "unknown",
         JobKind::Encode => "encode",
@@ -180,7 +206,7 @@ fn kind_name(kind: JobKind) -> &'static str {
 fn status_json(status: &JobStatus) -> Value {
     json!({
         "job_id": status.job_id, "kind": kind_name(status.kind()), "state": status.state,
-        "collection": status.collection, "priority": status.priority, "rows": status.rows,
+        "collection": status.collection, "fingerprint": status.fingerprint, "priority": status.priority, "rows": status.rows,
         "rows_encoded": status.rows_encoded, "rows_done": status.rows_done, "rows_failed": status.rows_failed,
         "source_tokens": status.source_tokens, "generated_tokens": status.generated_tokens,
         "tasks_open": status.tasks_open, "tasks_running": status.tasks_running, "retries": status.retries,
@@ -210,7 +236,66 @@ fn status_text(status: &JobStatus) -> String {
     if let Some(took) = status.ended_unix_ms.checked_sub(status.created_unix_ms) {
         text += &format!(", in {}", duration(took / 1000));
     }
+    if status.priority != 0 {
+        text += &format!(", priority {}", status.priority);
+    }
+    for (name, unix_ms) in times(status) {
+        text += &format!(", {name} {}", time(unix_ms));
+    }
     text
+}
+
+/// All of a status, a line for each thing.
+fn status_block(status: &JobStatus) -> String {
+    let mut text = format!(
+        "{}\n  {} in collection {}",
+        clean(&status.job_id),
+        kind_name(status.kind()),
+        clean(&status.collection)
+    );
+    if !status.fingerprint.is_empty() {
+        text += &format!(", bundle {}", clean(&status.fingerprint));
+    }
+    text += &format!(
+        "\n  {}: {} of {} rows done, {} encoded, {} failed; {} attempts were repeated\n  priority {}",
+        clean(&status.state),
+        count(status.rows_done),
+        count(status.rows),
+        count(status.rows_encoded),
+        count(status.rows_failed),
+        count(status.retries),
+        status.priority
+    );
+    for (name, unix_ms) in times(status) {
+        text += &format!(", {name} {}", time(unix_ms));
+    }
+    text += &format!("\n  {} tasks open, {} of them running", count(status.tasks_open), count(status.tasks_running));
+    text += &format!(
+        "\n  {} tokens read in {:.1} s of encoding, {} written in {:.1} s of decoding",
+        count(status.source_tokens),
+        seconds(status.encode_busy_us),
+        count(status.generated_tokens),
+        seconds(status.decode_busy_us)
+    );
+    text
+}
+
+/// The times that are known.
+fn times(status: &JobStatus) -> impl Iterator<Item = (&'static str, u64)> {
+    let times =
+        [("created", status.created_unix_ms), ("ended", status.ended_unix_ms), ("expires", status.expires_unix_ms)];
+    times.into_iter().filter(|(_, unix_ms)| *unix_ms > 0)
+}
+
+/// Such as `2026-11-24T01:05:35Z`.
+fn time(unix_ms: u64) -> String {
+    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(unix_ms / 1000));
+    // Beyond the year 9999 there is nothing to format.
+    let latest = Duration::from_secs(253_402_300_799);
+    match time {
+        Some(time) if unix_ms / 1000 <= latest.as_secs() => humantime::format_rfc3339_seconds(time).to_string(),
+        _ => "never".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -229,9 +314,20 @@ mod tests {
             created_unix_ms: 1000,
             ..Default::default()
         };
-        assert_eq!(status_text(&status), "j1  summarize  running    7 of 1,200 rows done, 1 failed");
+        let started = "created 1970-01-01T00:00:01Z";
+        let line = format!("j1  summarize  running    7 of 1,200 rows done, 1 failed, {started}");
+        assert_eq!(status_text(&status), line);
         assert_eq!(status_json(&status)["kind"], "summarize");
-        let ended = JobStatus { ended_unix_ms: 9500, retries: 2, ..status };
-        assert!(status_text(&ended).ends_with("1 failed, 2 tried again, in 8 s"), "{}", status_text(&ended));
+        let ended = JobStatus { ended_unix_ms: 9500, expires_unix_ms: 70_000, retries: 2, priority: -3, ..status };
+        let ends = format!(
+            "1 failed, 2 tried again, in 8 s, priority -3, {started}, ended 1970-01-01T00:00:09Z, \
+             expires 1970-01-01T00:01:10Z"
+        );
+        assert!(status_text(&ended).ends_with(&ends), "{}", status_text(&ended));
+        let block = status_block(&ended);
+        for part in ["0 encoded, 1 failed; 2 attempts were repeated", "priority -3", "ended 1970-01-01T00:00:09Z"] {
+            assert!(block.contains(part), "{block}");
+        }
+        assert_eq!(time(u64::MAX), "never");
     }
 }

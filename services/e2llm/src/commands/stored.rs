@@ -63,6 +63,12 @@ impl Pages {
         Self { services: services.clone(), request, is_over: false }
     }
 
+    /// Of ids that begin with `prefix` only.
+    pub(super) fn with_prefix(mut self, prefix: &str) -> Self {
+        prefix.clone_into(&mut self.request.id_prefix);
+        self
+    }
+
     /// The next page; `None` after the last.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<DocRecord>>> {
         if self.is_over {

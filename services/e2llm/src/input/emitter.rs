@@ -30,6 +30,11 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// Whether it held no document that could be named.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
     /// Whether the input names this document, even if its row failed.
     pub(crate) fn names(&self, id: &str) -> bool {
         let key = key(id);

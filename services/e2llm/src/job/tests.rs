@@ -4,9 +4,13 @@ use e2llm_coordinator::{CoordinatorOptions, CoordinatorService};
 use e2llm_runtime::{ServerBuilder, ServerOptions, in_process};
 use e2llm_store::Store;
 
+use tokio::sync::mpsc;
+
 use super::*;
 use crate::cli::OutputArgs;
+use crate::input::Part;
 use crate::output::Output;
+use crate::view::View;
 
 fn failed(id: &str) -> Part {
     Part::Failed { id: id.into(), error: row_error(ErrorCode::EmptyDocument, "empty") }
@@ -21,31 +25,11 @@ async fn look_ahead(parts: Vec<Part>) -> Rows {
     Rows::look_ahead(receiver).await
 }
 
-#[tokio::test]
-async fn an_input_of_errors_alone_needs_no_services() {
-    let failures = look_ahead(vec![failed("a"), failed("b")]).await.only_failures().unwrap();
-    let rows: Vec<(u64, &str)> = failures.iter().map(|row| (row.number, row.id.as_str())).collect();
-    assert_eq!(rows, [(0, "a"), (1, "b")]);
-    assert_eq!(look_ahead(vec![]).await.only_failures().unwrap(), []);
-}
-
-#[tokio::test]
-async fn looking_ahead_loses_and_reorders_nothing() {
-    let document = Part::Document { id: "b".into(), bytes: 4, metadata: String::new() };
-    let parts = vec![failed("a"), Part::Piece(b"text".to_vec()), document, failed("c")];
-    let rows = look_ahead(parts.clone()).await;
-    assert!(rows.only_failures().is_none());
-    let sent: Vec<Message> =
-        rows.into_requests(JobSpec::default()).map(|request| request.part.unwrap()).collect().await;
-    let expected = std::iter::once(Message::Spec(JobSpec::default())).chain(parts.into_iter().map(message));
-    assert_eq!(sent, expected.collect::<Vec<_>>());
-}
-
 #[test]
 fn rows_that_never_came_back_are_an_error() {
-    assert!(check_complete("j", Some(3), 3).is_ok());
-    assert!(check_complete("j", None, 3).is_ok());
-    let error = check_complete("j", Some(3), 2).unwrap_err().to_string();
+    assert!(check_complete("j", &Expected::Rows(3), 3).is_ok());
+    assert!(check_complete("j", &Expected::Unknown, 3).is_ok());
+    let error = check_complete("j", &Expected::Rows(3), 2).unwrap_err().to_string();
     assert!(error.contains("2 of 3 rows"), "{error}");
 }
 
@@ -61,7 +45,7 @@ async fn coordinator() -> (Services, Shutdown) {
 }
 
 fn spec() -> JobSpec {
-    JobSpec { kind: JobKind::Encode.into(), job_id: new_id(), ..Default::default() }
+    JobSpec { kind: JobKind::Encode.into(), ..Default::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +57,7 @@ async fn rows_come_back_from_the_coordinator_in_input_order() {
     let mut view = View::new(JobKind::Encode, output, true);
     let ids: Vec<String> = (0..600).map(|number| format!("row {number}")).collect();
     let rows = look_ahead(ids.iter().map(|id| failed(id)).collect()).await;
-    run(&services, spec(), rows, &mut view, &Shutdown::new()).await.unwrap();
+    run(&services, spec(), rows, &Chosen::fresh(), &mut view, &Shutdown::new()).await.unwrap();
     assert_eq!((view.tally().rows, view.tally().failed), (600, 600));
     view.finish(true).unwrap();
     let lines = std::fs::read_to_string(path).unwrap();
@@ -84,8 +68,8 @@ async fn rows_come_back_from_the_coordinator_in_input_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_job_is_cancelled() {
     let (services, _server) = coordinator().await;
-    let (interrupt, spec) = (Shutdown::new(), spec());
-    let job_id = spec.job_id.clone();
+    let (interrupt, chosen) = (Shutdown::new(), Chosen::fresh());
+    let job_id = chosen.job_id.clone();
     let document = Part::Document { id: "a".into(), bytes: 4, metadata: String::new() };
     let rows = look_ahead(vec![Part::Piece(b"text".to_vec()), document]).await;
     let mut view = View::new(JobKind::Encode, Output::Silent, true);
@@ -94,7 +78,7 @@ async fn an_interrupted_job_is_cancelled() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         after.request();
     });
-    let error = run(&services, spec, rows, &mut view, &interrupt).await.unwrap_err();
+    let error = run(&services, spec(), rows, &chosen, &mut view, &interrupt).await.unwrap_err();
     assert!(error.is::<Interrupted>(), "{error}");
     let status = services.coordinator().get_job(GetJobRequest { job_id }).await.unwrap().into_inner();
     assert_eq!(status.state, "cancelled");
@@ -105,6 +89,7 @@ async fn a_server_that_is_not_there_is_named() {
     let services = Services::connect("http://127.0.0.1:9").unwrap();
     let rows = look_ahead(vec![Part::Document { id: "a".into(), bytes: 0, metadata: String::new() }]).await;
     let mut view = View::new(JobKind::Encode, Output::Silent, true);
-    let error = run(&services, spec(), rows, &mut view, &Shutdown::new()).await.unwrap_err().to_string();
+    let error =
+        run(&services, spec(), rows, &Chosen::fresh(), &mut view, &Shutdown::new()).await.unwrap_err().to_string();
     assert!(error.contains("http://127.0.0.1:9") && error.contains("--server"), "{error}");
 }

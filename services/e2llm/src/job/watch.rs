@@ -33,6 +33,8 @@ pub(crate) struct Watch {
 pub(super) enum Wanted {
     /// Status events alone.
     Progress,
+    /// The same, of a job that the coordinator may not know yet.
+    ProgressOfNewJob,
     /// Rows too.
     Rows,
     /// Rows too, of a job that the coordinator may not know yet.
@@ -47,8 +49,8 @@ impl Watch {
             client: services.coordinator(),
             job_id: job_id.to_owned(),
             address: services.address().to_owned(),
-            is_new: wanted == Wanted::RowsOfNewJob,
-            results: wanted != Wanted::Progress,
+            is_new: matches!(wanted, Wanted::RowsOfNewJob | Wanted::ProgressOfNewJob),
+            results: matches!(wanted, Wanted::Rows | Wanted::RowsOfNewJob),
             progress: Progress::default(),
             failures: 0,
             last_success: Instant::now(),

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::app::App;
 use crate::failure::{of_call, warn_line};
 use crate::input::Part;
-use crate::job::{self, Rows};
+use crate::job::{self, Chosen, Rows};
 use crate::local::{Needs, Services};
 use crate::output::Output;
 use crate::view::View;
@@ -46,13 +46,9 @@ async fn run(app: &App, services: &Services, damaged: &BTreeSet<BlobName>) -> Re
     }
     drop(sender);
     let mut view = View::new(JobKind::Encode, Output::Silent, app.settings.quiet);
-    let spec = JobSpec {
-        kind: JobKind::Encode.into(),
-        collection: app.settings.collection.to_string(),
-        job_id: job::new_id(),
-        ..Default::default()
-    };
-    job::run(services, spec, Rows::look_ahead(rest).await, &mut view, &app.shutdown).await?;
+    let spec =
+        JobSpec { kind: JobKind::Encode.into(), collection: app.settings.collection.to_string(), ..Default::default() };
+    job::run(services, spec, Rows::look_ahead(rest).await, &Chosen::fresh(), &mut view, &app.shutdown).await?;
     let succeeded = view.tally().failed == 0;
     Ok(if succeeded { covered } else { BTreeSet::new() })
 }
