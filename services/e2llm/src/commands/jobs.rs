@@ -1,16 +1,16 @@
 //! `e2llm jobs`: bulk jobs of this store.
 
+mod status;
+
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use e2llm_api::v1::coordinator_client::CoordinatorClient;
 use e2llm_api::v1::{
-    CancelJobRequest, DeleteJobRequest, DeleteJobResponse, GetJobRequest, JobKind, JobStatus, ListJobsRequest,
-    ResumeJobRequest, job_event::Event,
+    CancelJobRequest, DeleteJobRequest, DeleteJobResponse, GetJobRequest, JobStatus, ListJobsRequest, ResumeJobRequest,
+    job_event::Event,
 };
 use e2llm_runtime::{RetryPolicy, retry};
-use serde_json::{Value, json};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -22,8 +22,10 @@ use crate::job;
 use crate::local::{Needs, Services};
 use crate::output::{self, Output};
 use crate::progress::Progress;
-use crate::render::{self, clean, count, duration};
+use crate::render;
 use crate::view::View;
+pub(super) use status::kind_name;
+use status::{status_block, status_json, status_text};
 
 pub(crate) async fn run(app: &App, command: JobsCommand) -> Result<ExitCode> {
     let command = match command {
@@ -137,9 +139,23 @@ impl Jobs<'_> {
         if self.app.settings.server.is_some() { self.print(&status) } else { self.watch(job).await }
     }
 
+    /// Workers of this process take no tasks of jobs for another bundle, so that waiting for one would have no end.
+    fn must_be_of_this_bundle(&self, status: &JobStatus) -> Result<()> {
+        let has_ended = matches!(status.state.as_str(), "succeeded" | "cancelled");
+        match self.services.fingerprint() {
+            Some(ours) if !has_ended && !ours.starts_with(&status.fingerprint) => bail!(
+                "job {} is for bundle {}, not for {ours}, which is in use here; give the other one with --bundle",
+                status.job_id,
+                status.fingerprint
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Shows a job's progress until it ends. Leaving early leaves the job as it is.
     async fn watch(&self, job: &str) -> Result<ExitCode> {
         let mut last = self.status(job).await?;
+        self.must_be_of_this_bundle(&last)?;
         let mut progress = Progress::start(kind_name(last.kind()), self.app.settings.quiet || self.app.settings.json);
         let mut events = job::progress_of(self.services, job);
         loop {
@@ -168,6 +184,7 @@ impl Jobs<'_> {
 
     async fn result(&self, job: &str, output: &OutputArgs) -> Result<ExitCode> {
         let (settings, status) = (&self.app.settings, self.status(job).await?);
+        self.must_be_of_this_bundle(&status)?;
         let mut view = View::new(status.kind(), Output::open(output, settings.json)?, settings.quiet);
         // A cancelled job has results too: what it finished.
         job::watch(self.services, job, &mut view, &self.app.shutdown).await?;
@@ -191,143 +208,5 @@ impl Jobs<'_> {
         let json = self.app.settings.json;
         output::print_line(&if json { status_json(status).to_string() } else { status_text(status) })?;
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-pub(super) fn kind_name(kind: JobKind) -> &'static str {
-    match kind {
-        JobKind::Unspecified => "unknown",
-        JobKind::Encode => "encode",
-        JobKind::Summarize => "summarize",
-        JobKind::Ask => "ask",
-    }
-}
-
-fn status_json(status: &JobStatus) -> Value {
-    json!({
-        "job_id": status.job_id, "kind": kind_name(status.kind()), "state": status.state,
-        "collection": status.collection, "fingerprint": status.fingerprint, "priority": status.priority, "rows": status.rows,
-        "rows_encoded": status.rows_encoded, "rows_done": status.rows_done, "rows_failed": status.rows_failed,
-        "source_tokens": status.source_tokens, "generated_tokens": status.generated_tokens,
-        "tasks_open": status.tasks_open, "tasks_running": status.tasks_running, "retries": status.retries,
-        "encode_busy_s": seconds(status.encode_busy_us), "decode_busy_s": seconds(status.decode_busy_us),
-        "created_unix_ms": status.created_unix_ms, "ended_unix_ms": status.ended_unix_ms,
-        "expires_unix_ms": status.expires_unix_ms,
-    })
-}
-
-fn seconds(microseconds: u64) -> f64 {
-    microseconds as f64 / 1e6
-}
-
-fn status_text(status: &JobStatus) -> String {
-    let mut text = format!(
-        "{}  {:<9}  {:<9}  {} of {} rows done, {} failed",
-        clean(&status.job_id),
-        kind_name(status.kind()),
-        clean(&status.state),
-        count(status.rows_done),
-        count(status.rows),
-        count(status.rows_failed)
-    );
-    if status.retries > 0 {
-        text += &format!(", {} tried again", count(status.retries));
-    }
-    if let Some(took) = status.ended_unix_ms.checked_sub(status.created_unix_ms) {
-        text += &format!(", in {}", duration(took / 1000));
-    }
-    if status.priority != 0 {
-        text += &format!(", priority {}", status.priority);
-    }
-    for (name, unix_ms) in times(status) {
-        text += &format!(", {name} {}", time(unix_ms));
-    }
-    text
-}
-
-/// All of a status, a line for each thing.
-fn status_block(status: &JobStatus) -> String {
-    let mut text = format!(
-        "{}\n  {} in collection {}",
-        clean(&status.job_id),
-        kind_name(status.kind()),
-        clean(&status.collection)
-    );
-    if !status.fingerprint.is_empty() {
-        text += &format!(", bundle {}", clean(&status.fingerprint));
-    }
-    text += &format!(
-        "\n  {}: {} of {} rows done, {} encoded, {} failed; {} attempts were repeated\n  priority {}",
-        clean(&status.state),
-        count(status.rows_done),
-        count(status.rows),
-        count(status.rows_encoded),
-        count(status.rows_failed),
-        count(status.retries),
-        status.priority
-    );
-    for (name, unix_ms) in times(status) {
-        text += &format!(", {name} {}", time(unix_ms));
-    }
-    text += &format!("\n  {} tasks open, {} of them running", count(status.tasks_open), count(status.tasks_running));
-    text += &format!(
-        "\n  {} tokens read in {:.1} s of encoding, {} written in {:.1} s of decoding",
-        count(status.source_tokens),
-        seconds(status.encode_busy_us),
-        count(status.generated_tokens),
-        seconds(status.decode_busy_us)
-    );
-    text
-}
-
-/// The times that are known.
-fn times(status: &JobStatus) -> impl Iterator<Item = (&'static str, u64)> {
-    let times =
-        [("created", status.created_unix_ms), ("ended", status.ended_unix_ms), ("expires", status.expires_unix_ms)];
-    times.into_iter().filter(|(_, unix_ms)| *unix_ms > 0)
-}
-
-/// Such as `2026-11-24T01:05:35Z`.
-fn time(unix_ms: u64) -> String {
-    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(unix_ms / 1000));
-    // Beyond the year 9999 there is nothing to format.
-    let latest = Duration::from_secs(253_402_300_799);
-    match time {
-        Some(time) if unix_ms / 1000 <= latest.as_secs() => humantime::format_rfc3339_seconds(time).to_string(),
-        _ => "never".to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_status_tells_how_far_the_job_is() {
-        let status = JobStatus {
-            job_id: "j1".into(),
-            kind: JobKind::Summarize.into(),
-            state: "running".into(),
-            rows: 1200,
-            rows_done: 7,
-            rows_failed: 1,
-            created_unix_ms: 1000,
-            ..Default::default()
-        };
-        let started = "created 1970-01-01T00:00:01Z";
-        let line = format!("j1  summarize  running    7 of 1,200 rows done, 1 failed, {started}");
-        assert_eq!(status_text(&status), line);
-        assert_eq!(status_json(&status)["kind"], "summarize");
-        let ended = JobStatus { ended_unix_ms: 9500, expires_unix_ms: 70_000, retries: 2, priority: -3, ..status };
-        let ends = format!(
-            "1 failed, 2 tried again, in 8 s, priority -3, {started}, ended 1970-01-01T00:00:09Z, \
-             expires 1970-01-01T00:01:10Z"
-        );
-        assert!(status_text(&ended).ends_with(&ends), "{}", status_text(&ended));
-        let block = status_block(&ended);
-        for part in ["0 encoded, 1 failed; 2 attempts were repeated", "priority -3", "ended 1970-01-01T00:00:09Z"] {
-            assert!(block.contains(part), "{block}");
-        }
-        assert_eq!(time(u64::MAX), "never");
     }
 }

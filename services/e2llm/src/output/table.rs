@@ -81,7 +81,7 @@ enum Part {
     Waiting(Destination),
     Open {
         columns: &'static [Column],
-        writer: SerializedFileWriter<Destination>,
+        writer: Box<SerializedFileWriter<Destination>>,
     },
     /// Writing failed, or is over.
     Closed,
@@ -131,7 +131,7 @@ impl Part {
         *self = match std::mem::replace(self, Part::Closed) {
             Part::Waiting(destination) => {
                 let failure = destination.failure();
-                Part::Open { columns, writer: writer(destination, columns).context(failure)? }
+                Part::Open { columns, writer: Box::new(writer(destination, columns).context(failure)?) }
             }
             other => other,
         };

@@ -331,3 +331,6 @@ impl Size {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
