@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Child, Command};
 
-use e2llm_e2e::{HARBOUR, TEXTS, Workplace, eventually_true};
+use e2llm_e2e::{HARBOUR, Service, TEXTS, Workplace, eventually_true};
 use serde_json::Value;
 
 const SUMMARIZE: [&str; 6] = ["summarize", "texts", "--max-tokens", "6", "--output", "out.jsonl"];
@@ -75,6 +75,22 @@ fn summaries_whose_process_was_killed_go_on_when_the_command_is_repeated() {
     // What has arrived is done with: the next run is a new job.
     place.json(&["summarize", "texts", "--max-tokens", "6"]).succeeded();
     assert_eq!(jobs(&place).len(), 2);
+}
+
+#[test]
+fn what_a_server_finished_for_a_client_that_was_killed_is_printed_when_the_command_is_repeated() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let store = directory.path().join("store").display().to_string();
+    let server = Service::start(None, &["all", "--store", &store], &[]);
+    let place = Workplace::on_server(&server.url());
+    let mut command = place.start(&SUMMARIZE);
+    let planned = || jobs(&place).iter().any(|job| job["rows"] == 3 && job["state"] != "planning");
+    eventually_true("the plan", planned);
+    signal(&mut command, "-KILL");
+    eventually_true("the end of the job", || jobs(&place)[0]["state"] == "succeeded");
+    place.json(&SUMMARIZE).succeeded();
+    assert_eq!(fs::read_to_string(place.path("out.jsonl")).unwrap().lines().count(), 3);
+    assert_eq!(jobs(&place).len(), 1, "nothing was done again");
 }
 
 #[test]
