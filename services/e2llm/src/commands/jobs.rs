@@ -11,6 +11,7 @@ use e2llm_api::v1::{
     job_event::Event,
 };
 use e2llm_runtime::{RetryPolicy, retry};
+use serde_json::json;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -22,7 +23,7 @@ use crate::job;
 use crate::local::{Needs, Services};
 use crate::output::{self, Output};
 use crate::progress::Progress;
-use crate::render;
+use crate::render::{self, clean, count};
 use crate::view::View;
 pub(super) use status::kind_name;
 use status::{status_block, status_json, status_text};
