@@ -33,11 +33,7 @@ pub(crate) async fn load(
         job.commit(task, done, not_before)?;
         splits.retain(|task| !job.split(*task, 0, not_before));
     }
-    for (task, failures) in journal.failed_attempts(id).await? {
-        if let Some(open) = job.task_mut(task) {
-            open.failures = failures;
-        }
-    }
+    job.restore_failures(&journal.failed_attempts(id).await?);
     restore_end(journal, &mut job).await?;
     let (status, elapsed) = (job.status(), started.elapsed());
     info!(job_id = %id, state = status.state, rows = status.rows, rows_done = status.rows_done, ?elapsed, "job loaded");
