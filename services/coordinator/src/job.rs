@@ -194,6 +194,15 @@ impl Job {
         open.state = state;
     }
 
+    /// Hands no waiting task out before `until`, so that workers that hold one can say so first.
+    pub(crate) fn wait_until(&mut self, until: Instant) {
+        for open in self.tasks.values_mut() {
+            if let TaskState::Ready { not_before } = &mut open.state {
+                *not_before = until.max(*not_before);
+            }
+        }
+    }
+
     /// Takes over how often open tasks have failed. Why is not known any more: each may have cost a worker its life.
     pub(crate) fn restore_failures(&mut self, failures: &HashMap<TaskId, u32>) {
         for (task, open) in &mut self.tasks {

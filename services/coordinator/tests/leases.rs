@@ -3,12 +3,15 @@
 
 mod common;
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use common::*;
 use e2llm_api::ErrorCode;
 use e2llm_api::v1::*;
 use e2llm_coordinator::CoordinatorOptions;
+use e2llm_runtime::{Clock, ManualClock};
 
 const JOB: &str = "job";
 
@@ -128,6 +131,36 @@ async fn a_restarted_coordinator_takes_results_of_attempts_it_never_saw() {
     let answer = cluster.worker("a", Stage::Encode).succeed(&task, vec![encoded(&task.rows[0], "t")]).await;
     assert_eq!(answer.acknowledged, [reference(&task)]);
     assert_eq!(cluster.status(JOB).await.state, "succeeded");
+}
+
+/// A clock by which the first look takes ten seconds.
+#[derive(Default)]
+struct SlowStart {
+    rest: ManualClock,
+    has_begun: AtomicBool,
+}
+
+impl Clock for SlowStart {
+    fn now(&self) -> Instant {
+        let now = self.rest.now();
+        if !self.has_begun.swap(true, Ordering::SeqCst) {
+            self.rest.advance(Duration::from_secs(10));
+        }
+        now
+    }
+}
+
+#[tokio::test]
+async fn workers_are_waited_for_from_the_end_of_loading_on() {
+    let (cluster, mut a, _) = with_documents(small(), &["x"]).await;
+    a.take_one().await;
+    let options = CoordinatorOptions { adopt_grace: Duration::from_secs(4), ..small() };
+    let clock = Arc::new(SlowStart::default());
+    let cluster = cluster.restart_with(options, clock.clone()).await;
+    let mut b = cluster.worker("b", Stage::Encode);
+    assert!(b.take(1).await.is_empty(), "loading took longer than the wait");
+    clock.rest.advance(Duration::from_secs(4));
+    assert_eq!(b.take(1).await.len(), 1);
 }
 
 #[tokio::test]
