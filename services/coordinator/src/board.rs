@@ -182,6 +182,9 @@ impl Board {
         let error = row_error(ErrorCode::Unavailable, "its worker stopped reporting");
         let mut settlements = Vec::new();
         for (job, task) in expired {
+            if let Some(open) = self.jobs.get_mut(&job).and_then(|job| job.task_mut(task)) {
+                open.is_suspect = true;
+            }
             if let Verdict::Settle(settlement) = self.try_again(&job, task, "", &error, now, options) {
                 settlements.push(settlement);
             }
@@ -201,7 +204,7 @@ impl Board {
             let Some(entry) = self.jobs.get_mut(&job) else { break };
             let spec = entry.spec.clone();
             let Some(open) = entry.task_mut(task) else { break };
-            let is_suspect = open.is_suspect(task);
+            let is_suspect = open.is_suspect;
             if is_suspect && hands != Hands::Free {
                 break;
             }
@@ -248,8 +251,8 @@ impl Board {
 
     fn hands_of(&self, worker: &str) -> Hands {
         let held = self.jobs.values().flat_map(|job| job.leased_to(worker));
-        held.fold(Hands::Free, |hands, (task, open)| match hands {
-            Hands::Free | Hands::Busy if !open.is_suspect(task) => Hands::Busy,
+        held.fold(Hands::Free, |hands, open| match hands {
+            Hands::Free | Hands::Busy if !open.is_suspect => Hands::Busy,
             _ => Hands::Suspect,
         })
     }

@@ -106,10 +106,13 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
+        // Workers can say what they hold only from now on, however long loading took.
+        let until = self.now() + self.options.adopt_grace;
+        self.board().jobs.values_mut().for_each(|job| job.wait_until(until));
         Ok(())
     }
 
-    /// Makes sure that the job is in memory.
+    /// Makes sure that the job is in memory. Its tasks wait for workers that may hold them already.
     pub(crate) async fn open(&self, id: &JobId) -> Result<()> {
         if self.board().jobs.contains_key(id) {
             return Ok(());
@@ -118,9 +121,9 @@ impl Engine {
         if self.board().jobs.contains_key(id) {
             return Ok(());
         }
-        let now = self.now();
-        let loaded = load(&self.journal, id, now + self.options.adopt_grace, &self.options).await?;
-        let job = loaded.ok_or_else(|| CoordinatorError::NoSuchJob(id.to_string()))?;
+        let loaded = load(&self.journal, id, self.now(), &self.options).await?;
+        let mut job = loaded.ok_or_else(|| CoordinatorError::NoSuchJob(id.to_string()))?;
+        job.wait_until(self.now() + self.options.adopt_grace);
         self.board().jobs.insert(id.clone(), job);
         self.wake_all();
         self.finish_if_complete(id).await;

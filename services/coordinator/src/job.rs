@@ -111,7 +111,7 @@ impl Job {
         self.leased.remove(&task);
         for row in open.rows.unpack() {
             let single_id = task.split_off(row.number);
-            let single = OpenTask { failures, ..OpenTask::new(vec![row], not_before) };
+            let single = OpenTask { failures, is_suspect: open.is_suspect, ..OpenTask::new(vec![row], not_before) };
             self.tasks.insert(single_id, single);
         }
         self.notify();
@@ -194,12 +194,27 @@ impl Job {
         open.state = state;
     }
 
+    /// Hands no waiting task out before `until`, so that workers that hold one can say so first.
+    pub(crate) fn wait_until(&mut self, until: Instant) {
+        for open in self.tasks.values_mut() {
+            if let TaskState::Ready { not_before } = &mut open.state {
+                *not_before = until.max(*not_before);
+            }
+        }
+    }
+
+    /// Takes over how often open tasks have failed. Why is not known any more: each may have cost a worker its life.
+    pub(crate) fn restore_failures(&mut self, failures: &HashMap<TaskId, u32>) {
+        for (task, open) in &mut self.tasks {
+            open.failures = failures.get(task).copied().unwrap_or(open.failures);
+            open.is_suspect = open.failures > 0 || task.is_split;
+        }
+    }
+
     /// Tasks that a worker holds.
-    pub(crate) fn leased_to(&self, worker: &str) -> impl Iterator<Item = (TaskId, &OpenTask)> {
-        let leased = self.leased.iter().filter_map(|task| Some((*task, self.tasks.get(task)?)));
-        leased.filter(
-            move |(_, open)| matches!(&open.state, TaskState::Leased { worker: holder, .. } if holder == worker),
-        )
+    pub(crate) fn leased_to(&self, worker: &str) -> impl Iterator<Item = &OpenTask> {
+        let leased = self.leased.iter().filter_map(|task| self.tasks.get(task));
+        leased.filter(move |open| matches!(&open.state, TaskState::Leased { worker: holder, .. } if holder == worker))
     }
 
     /// Tasks whose worker has been silent too long.

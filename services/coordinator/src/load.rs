@@ -10,12 +10,10 @@ use crate::journal::Journal;
 use crate::{CoordinatorError, CoordinatorOptions};
 
 /// Rebuilds a job from its records; `None` if there is none of this name.
-///
-/// No task is handed out before `not_before`, so that workers that hold one can say so first.
 pub(crate) async fn load(
     journal: &Journal,
     id: &JobId,
-    not_before: Instant,
+    now: Instant,
     options: &CoordinatorOptions,
 ) -> Result<Option<Job>, CoordinatorError> {
     let started = Instant::now();
@@ -24,20 +22,16 @@ pub(crate) async fn load(
     let mut job = Job::new(id.clone(), spec, Times { created, ended: 0, retention });
     let mut pages = pin!(journal.pages(id).await?);
     while let Some(page) = pages.try_next().await? {
-        job.add_page(page, not_before)?;
+        job.add_page(page, now)?;
     }
     let mut splits = journal.splits(id).await?;
-    splits.retain(|task| !job.split(*task, 0, not_before));
+    splits.retain(|task| !job.split(*task, 0, now));
     let mut commits = pin!(journal.done(id).await?);
     while let Some((task, done)) = commits.try_next().await? {
-        job.commit(task, done, not_before)?;
-        splits.retain(|task| !job.split(*task, 0, not_before));
+        job.commit(task, done, now)?;
+        splits.retain(|task| !job.split(*task, 0, now));
     }
-    for (task, failures) in journal.failed_attempts(id).await? {
-        if let Some(open) = job.task_mut(task) {
-            open.failures = failures;
-        }
-    }
+    job.restore_failures(&journal.failed_attempts(id).await?);
     restore_end(journal, &mut job).await?;
     let (status, elapsed) = (job.status(), started.elapsed());
     info!(job_id = %id, state = status.state, rows = status.rows, rows_done = status.rows_done, ?elapsed, "job loaded");

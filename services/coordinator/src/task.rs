@@ -3,8 +3,6 @@ use std::time::{Duration, Instant};
 use e2llm_api::v1::Row;
 use prost::Message;
 
-use crate::ids::TaskId;
-
 /// A task that is not done.
 #[derive(Debug)]
 pub(crate) struct OpenTask {
@@ -13,6 +11,8 @@ pub(crate) struct OpenTask {
     pub(crate) attempt: u32,
     /// Attempts that failed or whose worker fell silent.
     pub(crate) failures: u32,
+    /// It, or the task that it was split from, may have cost a worker its life.
+    pub(crate) is_suspect: bool,
     pub(crate) state: TaskState,
 }
 
@@ -52,7 +52,13 @@ pub(crate) enum Claim {
 
 impl OpenTask {
     pub(crate) fn new(rows: Vec<Row>, not_before: Instant) -> Self {
-        Self { rows: PackedRows::new(rows), attempt: 0, failures: 0, state: TaskState::Ready { not_before } }
+        Self {
+            rows: PackedRows::new(rows),
+            attempt: 0,
+            failures: 0,
+            is_suspect: false,
+            state: TaskState::Ready { not_before },
+        }
     }
 
     pub(crate) fn claim(&self, worker: &str, attempt: u32) -> Claim {
@@ -72,12 +78,6 @@ impl OpenTask {
 
     pub(crate) fn renew(&mut self, worker: &str, now: Instant, lease: Duration) {
         self.state = TaskState::Leased { worker: worker.to_owned(), until: now + lease };
-    }
-
-    /// Whether the task, known as `id`, may be the reason why an attempt failed: it did before, or is a row of a task
-    /// that did.
-    pub(crate) fn is_suspect(&self, id: TaskId) -> bool {
-        self.failures > 0 || id.is_split
     }
 
     pub(crate) fn is_expired(&self, now: Instant) -> bool {

@@ -3,12 +3,15 @@
 
 mod common;
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use common::*;
 use e2llm_api::ErrorCode;
 use e2llm_api::v1::*;
 use e2llm_coordinator::CoordinatorOptions;
+use e2llm_runtime::{Clock, ManualClock};
 
 const JOB: &str = "job";
 
@@ -61,9 +64,12 @@ async fn a_task_whose_worker_was_lost_runs_alone_so_that_others_are_not_blamed_a
 #[tokio::test]
 async fn a_worker_gets_nothing_more_until_its_hands_are_free_for_a_suspect() {
     let (cluster, mut a, mut b) = with_documents(small(), &["x", "y", "z"]).await;
-    let first = a.take_one().await;
-    a.fail(&first, ErrorCode::Unavailable).await;
+    a.take_one().await;
     let second = b.take_one().await;
+    cluster.clock.advance(Duration::from_secs(14));
+    b.holds(&second).await;
+    cluster.clock.advance(Duration::from_secs(2));
+    b.holds(&second).await;
     cluster.clock.advance(Duration::from_secs(1));
     let held = vec![reference(&second)];
     let more = b.report(ReportStatusRequest { slots: 1, in_progress: held, ..Default::default() }).await.tasks;
@@ -127,6 +133,36 @@ async fn a_restarted_coordinator_takes_results_of_attempts_it_never_saw() {
     assert_eq!(cluster.status(JOB).await.state, "succeeded");
 }
 
+/// A clock by which the first look takes ten seconds.
+#[derive(Default)]
+struct SlowStart {
+    rest: ManualClock,
+    has_begun: AtomicBool,
+}
+
+impl Clock for SlowStart {
+    fn now(&self) -> Instant {
+        let now = self.rest.now();
+        if !self.has_begun.swap(true, Ordering::SeqCst) {
+            self.rest.advance(Duration::from_secs(10));
+        }
+        now
+    }
+}
+
+#[tokio::test]
+async fn workers_are_waited_for_from_the_end_of_loading_on() {
+    let (cluster, mut a, _) = with_documents(small(), &["x"]).await;
+    a.take_one().await;
+    let options = CoordinatorOptions { adopt_grace: Duration::from_secs(4), ..small() };
+    let clock = Arc::new(SlowStart::default());
+    let cluster = cluster.restart_with(options, clock.clone()).await;
+    let mut b = cluster.worker("b", Stage::Encode);
+    assert!(b.take(1).await.is_empty(), "loading took longer than the wait");
+    clock.rest.advance(Duration::from_secs(4));
+    assert_eq!(b.take(1).await.len(), 1);
+}
+
 #[tokio::test]
 async fn after_a_restart_tasks_wait_for_workers_that_may_still_hold_them() {
     let options = CoordinatorOptions { adopt_grace: Duration::from_secs(4), ..small() };
@@ -182,18 +218,17 @@ async fn a_task_that_keeps_failing_is_split_and_only_the_row_at_fault_becomes_an
     }
     cluster = cluster.restart().await;
     let mut a = cluster.worker("a", Stage::Encode);
-    for round in 1..=2 {
-        let singles = a.take(8).await;
-        assert_eq!(singles.len(), if round == 1 { 3 } else { 1 });
-        for task in singles {
-            assert_eq!(task.rows.len(), 1);
-            match task.rows[0].id.as_str() {
-                "poison" => a.fail(&task, ErrorCode::Unavailable).await,
-                _ => a.succeed(&task, vec![encoded(&task.rows[0], "t")]).await,
-            };
-        }
+    let mut tried = Vec::new();
+    while let [task] = a.take(8).await.as_slice() {
+        assert_eq!(task.rows.len(), 1, "alone: a restart has forgotten whether a worker was lost");
+        tried.push(task.rows[0].id.clone());
+        match task.rows[0].id.as_str() {
+            "poison" => a.fail(task, ErrorCode::Unavailable).await,
+            _ => a.succeed(task, vec![encoded(&task.rows[0], "t")]).await,
+        };
         cluster.clock.advance(Duration::from_secs(5));
     }
+    assert_eq!(tried, ["x", "poison", "poison", "z"]);
     let (rows, _) = cluster.watch(JOB).await.finish().await;
     assert_eq!(codes(&rows), ["OK", "UNAVAILABLE", "OK"]);
     let message = &rows[1].error.as_ref().unwrap().message;

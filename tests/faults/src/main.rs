@@ -4,9 +4,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use e2llm_faults::{Fleet, Keep, Plan, Report, Site, run};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs jobs on real processes, with one fault each.
 #[derive(Debug, Parser)]
@@ -37,7 +38,16 @@ const SEARCHED: u64 = 100_000;
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    let args = Args::parse();
+    let mut terminated = signal(SignalKind::terminate())?;
+    // Whatever ends it early drops the fleet, and with it its processes.
+    tokio::select! {
+        ended = run_all(Args::parse()) => ended,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        _ = terminated.recv() => bail!("terminated"),
+    }
+}
+
+async fn run_all(args: Args) -> Result<ExitCode> {
     let keep = if args.keep_logs { Keep::All } else { Keep::Failures };
     let mut failed = Vec::new();
     let mut done = 0;

@@ -206,7 +206,7 @@ impl Plan {
         let kind = *kinds.choose(&mut rng).unwrap();
         let mut order: Vec<usize> = (0..DOCUMENTS).collect();
         order.shuffle(&mut rng);
-        let (fault, needs) = fault(&mut rng);
+        let (fault, needs) = fault(seed, &mut rng);
         let site = match fault {
             Fault::Storage { .. } => Site::Bucket,
             Fault::Kill { .. } | Fault::Stop { .. } if rng.random_ratio(1, 8) => Site::Bucket,
@@ -214,6 +214,10 @@ impl Plan {
         };
         let kind = match (needs, kind) {
             (Needs::Summaries, _) | (Needs::Text, JobKind::Encode) => JobKind::Summarize,
+            // Questions are embedded by the first encoder alone: while it stands still, their job cannot end.
+            (_, JobKind::Ask) if matches!(fault, Fault::Stop { stage: Stage::Encode, wakes_late: true }) => {
+                JobKind::Summarize
+            }
             (_, kind) => kind,
         };
         Self { seed, site, fault, kind, order }
@@ -240,29 +244,41 @@ impl Plan {
     }
 }
 
-fn fault(rng: &mut ChaCha8Rng) -> (Fault, Needs) {
-    let stage = *[Stage::Encode, Stage::Decode].choose(rng).unwrap();
-    let needs = if stage == Stage::Decode { Needs::Text } else { Needs::Any };
-    let document = rng.random_range(0..DOCUMENTS);
-    match rng.random_range(0..100) {
-        0..15 => kill(rng, Role::Encoder, ENCODER),
-        15..31 => kill(rng, Role::Decoder, DECODER),
-        31..45 => kill(rng, Role::Coordinator, COORDINATOR),
-        45..54 => kill(rng, Role::Index, INDEX),
-        54..63 => (Fault::Stop { stage, wakes_late: rng.random() }, needs),
-        63..67 => (Fault::Poison { stage, document }, needs),
-        67..74 => (Fault::CorruptBlob { document }, Needs::Text),
-        74..79 => (Fault::SlowDisk { millis: rng.random_range(5..60) }, Needs::Any),
-        79..84 => (full_disk(rng), Needs::Any),
-        84..92 => (storage(rng, Misbehaviour::Errors), Needs::Any),
-        92..97 => (storage(rng, Misbehaviour::Resets), Needs::Any),
-        _ => (storage(rng, Misbehaviour::Delays), Needs::Any),
-    }
+/// Of so many seeds in a row, each takes another fault of the [`repertoire`].
+fn fault(seed: u64, rng: &mut ChaCha8Rng) -> (Fault, Needs) {
+    let faults = repertoire(rng);
+    let size = faults.len() as u64;
+    let mut turns: Vec<usize> = (0..faults.len()).collect();
+    turns.shuffle(&mut ChaCha8Rng::seed_from_u64(seed / size));
+    faults[turns[(seed % size) as usize]]
 }
 
-fn kill(rng: &mut ChaCha8Rng, role: Role, edges: Edges) -> (Fault, Needs) {
-    let (point, most, needs) = *edges.choose(rng).unwrap();
-    (Fault::Kill { role, point, nth: rng.random_range(1..=most) }, needs)
+/// Every fault at every point, some more often than others.
+fn repertoire(rng: &mut ChaCha8Rng) -> Vec<(Fault, Needs)> {
+    let mut faults = Vec::new();
+    for (role, edges) in
+        [(Role::Encoder, ENCODER), (Role::Decoder, DECODER), (Role::Coordinator, COORDINATOR), (Role::Index, INDEX)]
+    {
+        for (point, most, needs) in edges {
+            faults.push((Fault::Kill { role, point, nth: rng.random_range(1..=*most) }, *needs));
+        }
+    }
+    for (stage, needs) in [(Stage::Encode, Needs::Any), (Stage::Decode, Needs::Text)] {
+        faults.extend([true, false].map(|wakes_late| (Fault::Stop { stage, wakes_late }, needs)));
+        faults.push((Fault::Poison { stage, document: rng.random_range(0..DOCUMENTS) }, needs));
+    }
+    for _ in 0..3 {
+        faults.push((Fault::CorruptBlob { document: rng.random_range(0..DOCUMENTS) }, Needs::Text));
+    }
+    for _ in 0..2 {
+        faults.push((Fault::SlowDisk { millis: rng.random_range(5..60) }, Needs::Any));
+        faults.push((full_disk(rng), Needs::Any));
+    }
+    use Misbehaviour::{Delays, Errors, Resets};
+    for mode in [Errors, Errors, Errors, Resets, Resets, Delays] {
+        faults.push((Fault::Storage { mode, millis: rng.random_range(2000..8000) }, Needs::Any));
+    }
+    faults
 }
 
 fn full_disk(rng: &mut ChaCha8Rng) -> Fault {
@@ -275,10 +291,6 @@ fn full_disk(rng: &mut ChaCha8Rng) -> Fault {
     ];
     let (role, point) = *points.choose(rng).unwrap();
     Fault::FullDisk { point, role }
-}
-
-fn storage(rng: &mut ChaCha8Rng, mode: Misbehaviour) -> Fault {
-    Fault::Storage { mode, millis: rng.random_range(2000..8000) }
 }
 
 impl fmt::Display for Fault {
@@ -315,8 +327,8 @@ mod tests {
     }
 
     #[test]
-    fn two_hundred_seeds_hold_every_kind_of_fault_and_every_point() {
-        let plans: Vec<Plan> = (0..200).map(Plan::of).collect();
+    fn eighty_seeds_hold_every_kind_of_fault_and_every_point() {
+        let plans: Vec<Plan> = (0..80).map(Plan::of).collect();
         let names: BTreeSet<String> = plans.iter().map(Plan::name).collect();
         assert_eq!(names.len(), 14, "{names:?}");
         let killed_at =

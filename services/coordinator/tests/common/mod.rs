@@ -11,7 +11,9 @@ use e2llm_api::v1::submit_job_request::Part;
 use e2llm_api::v1::*;
 use e2llm_coordinator::{CoordinatorOptions, CoordinatorService};
 use e2llm_runtime::worker::{TaskHandler, WorkerLoop};
-use e2llm_runtime::{CancellationToken, Dialer, ManualClock, ServerBuilder, ServerOptions, Shutdown, in_process};
+use e2llm_runtime::{
+    CancellationToken, Clock, Dialer, ManualClock, ServerBuilder, ServerOptions, Shutdown, in_process,
+};
 use e2llm_store::Store;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
@@ -30,13 +32,13 @@ pub struct Cluster {
 impl Cluster {
     pub async fn start(options: CoordinatorOptions) -> Self {
         let store = Store::open("memory://").await.unwrap();
-        Self::on(store, Arc::default(), options).await
+        let clock = Arc::<ManualClock>::default();
+        Self::on(store, clock.clone(), clock, options).await
     }
 
-    async fn on(store: Store, clock: Arc<ManualClock>, options: CoordinatorOptions) -> Self {
+    async fn on(store: Store, clock: Arc<ManualClock>, used: Arc<dyn Clock>, options: CoordinatorOptions) -> Self {
         let shutdown = Shutdown::new();
-        let service =
-            CoordinatorService::open_with_clock(store.clone(), options.clone(), shutdown.clone(), clock.clone());
+        let service = CoordinatorService::open_with_clock(store.clone(), options.clone(), shutdown.clone(), used);
         let service = service.await.unwrap();
         let (dialer, listener) = in_process();
         let server = ServerBuilder::new(ServerOptions { drain: Duration::ZERO, ..Default::default() });
@@ -46,8 +48,14 @@ impl Cluster {
 
     /// Stops this coordinator and starts another one that knows nothing but the store.
     pub async fn restart(self) -> Self {
+        let (options, clock) = (self.options.clone(), self.clock.clone());
+        self.restart_with(options, clock).await
+    }
+
+    /// The same with other options, and a clock of the test's own.
+    pub async fn restart_with(self, options: CoordinatorOptions, clock: Arc<dyn Clock>) -> Self {
         self.shutdown.request();
-        Self::on(self.store, self.clock, self.options).await
+        Self::on(self.store, self.clock, clock, options).await
     }
 
     pub fn client(&self) -> Client {
