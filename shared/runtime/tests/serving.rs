@@ -80,15 +80,33 @@ impl Coordinator for Jobs {
     }
     async fn expire_jobs(
         &self,
-        _: tonic::Request<e2llm_api::v1::ExpireJobsRequest>,
-    ) -> Result<tonic::Response<e2llm_api::v1::ExpireJobsResponse>, tonic::Status> {
-        Err(tonic::Status::unimplemented("not here"))
+        _: Request<e2llm_api::v1::ExpireJobsRequest>,
+    ) -> Result<Response<e2llm_api::v1::ExpireJobsResponse>, Status> {
+        Err(Status::unimplemented("not here"))
     }
     async fn held_texts(
         &self,
-        _: tonic::Request<e2llm_api::v1::HeldTextsRequest>,
-    ) -> Result<tonic::Response<Self::HeldTextsStream>, tonic::Status> {
-        Err(tonic::Status::unimplemented("not here"))
+        _: Request<e2llm_api::v1::HeldTextsRequest>,
+    ) -> Result<Response<Self::HeldTextsStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+    async fn acknowledge_job(
+        &self,
+        _: Request<e2llm_api::v1::AcknowledgeJobRequest>,
+    ) -> Result<Response<e2llm_api::v1::AcknowledgeJobResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+    async fn delete_job(
+        &self,
+        _: Request<e2llm_api::v1::DeleteJobRequest>,
+    ) -> Result<Response<e2llm_api::v1::DeleteJobResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+    async fn jobs_of(
+        &self,
+        _: Request<e2llm_api::v1::JobsOfRequest>,
+    ) -> Result<Response<e2llm_api::v1::JobsOfResponse>, Status> {
+        Err(Status::unimplemented("not here"))
     }
     async fn report_status(&self, _: Request<ReportStatusRequest>) -> Result<Response<ReportStatusResponse>, Status> {
         Err(Status::unimplemented("not here"))
