@@ -113,11 +113,22 @@ impl Workplace {
         self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
-    /// Starts `e2llm` like [`Workplace::start`], to be held at a named point: see `e2llm_runtime::failpoint`.
-    pub fn start_until(&self, point: &str, file: &Path, args: &[&str]) -> Child {
+    /// Has the next process with [`Workplace::fail_points`] held when it reaches `point` for the `nth` time; the file
+    /// that appears then, and by whose removal it goes on.
+    pub fn hold_at(&self, point: &str, nth: u32) -> PathBuf {
+        self.write(&format!("points/{point}"), nth.to_string());
+        self.path(&format!("points/{point}.held"))
+    }
+
+    /// The variable that has a process look for what [`Workplace::hold_at`] asked for.
+    pub fn fail_points(&self) -> (String, String) {
+        ("E2LLM_FAILPOINTS".to_owned(), self.path("points").display().to_string())
+    }
+
+    /// Starts `e2llm` like [`Workplace::start`], with fail points.
+    pub fn start_with_fail_points(&self, args: &[&str]) -> Child {
         let mut command = self.command(args);
-        command.env("E2LLM_FAILPOINT", format!("{point}:{}", file.display()));
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        command.envs([self.fail_points()]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
     fn command(&self, args: &[&str]) -> Command {

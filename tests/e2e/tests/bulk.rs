@@ -67,9 +67,9 @@ fn summaries_that_were_interrupted_go_on_when_the_command_is_repeated() {
 #[test]
 fn summaries_whose_process_was_killed_go_on_when_the_command_is_repeated() {
     let place = Workplace::new();
-    let reached = place.path("reached");
-    let mut command = place.start_until("coordinator.task_done:2", &reached, &SUMMARIZE);
-    eventually_true("the first summaries", || reached.exists());
+    let held = place.hold_at("coordinator.task_done", 2);
+    let mut command = place.start_with_fail_points(&SUMMARIZE);
+    eventually_true("the first summaries", || held.exists());
     signal(&mut command, "-KILL");
     goes_on(&place);
     // What has arrived is done with: the next run is a new job.
@@ -96,9 +96,9 @@ fn what_a_server_finished_for_a_client_that_was_killed_is_printed_when_the_comma
 #[test]
 fn an_input_that_changed_since_is_a_new_job() {
     let place = Workplace::new();
-    let reached = place.path("reached");
-    let mut command = place.start_until("coordinator.page_written:1", &reached, &["encode", "texts"]);
-    eventually_true("the plan", || reached.exists());
+    let held = place.hold_at("coordinator.page_written", 1);
+    let mut command = place.start_with_fail_points(&["encode", "texts"]);
+    eventually_true("the plan", || held.exists());
     signal(&mut command, "-KILL");
     place.write("texts/bakery.txt", "The bakery has closed.");
     let rows = place.json(&["encode", "texts"]).succeeded().rows();

@@ -109,16 +109,8 @@ fn many_documents_are_deleted_with_the_jobs_that_made_them_only_when_confirmed()
 #[test]
 fn garbage_collection_during_a_job_costs_it_no_document() {
     let place = Workplace::new();
-    let (store, points) = (place.path("store"), place.path("points"));
-    place.write("points/encoder.before_commit", "1 first");
-    let held = points.join("encoder.before_commit.held");
-    let vars = [
-        ("E2LLM_FAILPOINTS", points.display().to_string()),
-        // The held thread must not be the only one.
-        ("TOKIO_WORKER_THREADS", "4".to_owned()),
-    ];
-    let vars = vars.map(|(name, value)| (name.to_owned(), value));
-    let service = Service::start(None, &["all", "--store", &store.display().to_string()], &vars);
+    let (store, held) = (place.path("store"), place.hold_at("encoder.before_commit", 1));
+    let service = Service::start(None, &["all", "--store", &store.display().to_string()], &[place.fail_points()]);
     let url = service.url();
     let on_server = |args: &[&str]| place.json(&[&["--server", &url], args].concat());
 
