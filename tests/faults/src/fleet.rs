@@ -23,8 +23,8 @@ use crate::proxy::Proxy;
 /// Short, so that a lost worker is noticed within a run.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 const HEARTBEAT: Duration = Duration::from_millis(300);
-/// Manifests after which the index writes a snapshot: every run sees one.
-const SNAPSHOT_EVERY: u64 = 6;
+/// Manifests after which the index writes a snapshot: every run sees one in its first half.
+const SNAPSHOT_EVERY: u64 = 3;
 /// Loading models takes long where other work shares the cores.
 const START_UP: Duration = Duration::from_secs(180);
 /// Below the ports that the system gives to clients, which could take that of a process while it is dead.

@@ -182,8 +182,9 @@ const COORDINATOR: Edges = &[
 const INDEX: Edges = &[
     ("index.manifest_appended", 3, Needs::Any),
     ("index.applied", 3, Needs::Any),
-    ("index.snapshot_parts_written", 1, Needs::Any),
-    ("index.snapshot_written", 1, Needs::Any),
+    // Commits are answered before a snapshot, so that work must follow them.
+    ("index.snapshot_parts_written", 1, Needs::Text),
+    ("index.snapshot_written", 1, Needs::Text),
 ];
 
 impl Fault {
