@@ -16,6 +16,7 @@ use tonic::Status;
 
 use crate::failure::{self, Interrupted};
 use crate::local::Services;
+use crate::progress::Progress;
 pub(crate) use name::{Chosen, JobName};
 pub(crate) use rows::Rows;
 use watch::{Wanted, Watch};
@@ -27,14 +28,22 @@ const CANCEL_DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) trait Audience {
     /// A row is finished; rows come in input order.
     fn row(&mut self, row: &RowResult) -> Result<()>;
-    /// The job's newest counts.
-    fn status(&mut self, status: &JobStatus);
-    /// All rows are submitted.
-    fn submitted(&mut self, rows: u64);
-    /// Time passes.
-    fn tick(&mut self);
     /// Rows told of so far.
     fn rows(&self) -> u64;
+    /// Where progress is shown.
+    fn progress(&mut self) -> &mut Progress;
+    /// The job's newest counts.
+    fn status(&mut self, status: &JobStatus) {
+        self.progress().update(status);
+    }
+    /// All rows are submitted.
+    fn submitted(&mut self, rows: u64) {
+        self.progress().all_rows_are_known(rows);
+    }
+    /// Time passes.
+    fn tick(&mut self) {
+        self.progress().tick();
+    }
 }
 
 /// The job's name is taken.

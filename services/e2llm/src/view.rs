@@ -93,12 +93,8 @@ impl Audience for View {
         self.progress.update(status);
     }
 
-    fn submitted(&mut self, rows: u64) {
-        self.progress.all_rows_are_known(rows);
-    }
-
-    fn tick(&mut self) {
-        self.progress.tick();
+    fn progress(&mut self) -> &mut Progress {
+        &mut self.progress
     }
 
     fn rows(&self) -> u64 {

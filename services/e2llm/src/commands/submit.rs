@@ -1,7 +1,7 @@
 //! `e2llm jobs submit`: plans a job and leaves it to the coordinator.
 
 use anyhow::Result;
-use e2llm_api::v1::{JobStatus, RowResult};
+use e2llm_api::v1::RowResult;
 
 use super::bulk::{Purpose, Work};
 use super::{ask, encode, summarize};
@@ -46,16 +46,8 @@ impl Audience for Planning {
         Ok(())
     }
 
-    fn status(&mut self, status: &JobStatus) {
-        self.progress.update(status);
-    }
-
-    fn submitted(&mut self, rows: u64) {
-        self.progress.all_rows_are_known(rows);
-    }
-
-    fn tick(&mut self) {
-        self.progress.tick();
+    fn progress(&mut self) -> &mut Progress {
+        &mut self.progress
     }
 
     fn rows(&self) -> u64 {

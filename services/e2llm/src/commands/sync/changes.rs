@@ -1,7 +1,7 @@
 //! What a sync changes, as it happens.
 
 use anyhow::Result;
-use e2llm_api::v1::{JobStatus, RowError, RowResult};
+use e2llm_api::v1::{RowError, RowResult};
 use serde_json::json;
 
 use super::gone::Stored;
@@ -94,16 +94,8 @@ impl Audience for Changes<'_> {
         self.add(&row.id, &change)
     }
 
-    fn status(&mut self, status: &JobStatus) {
-        self.progress.update(status);
-    }
-
-    fn submitted(&mut self, rows: u64) {
-        self.progress.all_rows_are_known(rows);
-    }
-
-    fn tick(&mut self) {
-        self.progress.tick();
+    fn progress(&mut self) -> &mut Progress {
+        &mut self.progress
     }
 
     fn rows(&self) -> u64 {
