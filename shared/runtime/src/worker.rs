@@ -220,7 +220,8 @@ impl<H: TaskHandler> Run<H> {
             fingerprint: self.worker.fingerprint.clone(),
             ..self.bench.report()
         };
-        if let Some(finished) = self.bench.finished() {
+        // A result that was sent before and waits for its acknowledgement is past this edge.
+        if let Some(finished) = self.bench.finished().filter(|_| news) {
             reach_with(&self.worker.edge("before_report"), finished);
         }
         self.next_report = now + self.heartbeat;

@@ -70,8 +70,14 @@ impl Member {
     }
 
     /// Stops the present process, until [`Member::resume`].
+    /// Returns when every thread of the process stands still: the signal alone takes a while on a busy machine, in which
+    /// a held thread could still go on.
     pub(crate) fn stop(&self) -> u32 {
-        self.signal("-STOP")
+        let process = self.signal("-STOP");
+        while !stands_still(process) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        process
     }
 
     pub(crate) fn resume(&self) {
@@ -148,4 +154,11 @@ impl Drop for Member {
             let _ = supervisor.join();
         }
     }
+}
+
+/// Whether the state of all threads is `T`. A thread that ends meanwhile counts as one that stands still.
+fn stands_still(process: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let is_stopped = |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'));
+    threads.flatten().all(|thread| std::fs::read_to_string(thread.path().join("stat")).map_or(true, is_stopped))
 }
