@@ -218,8 +218,12 @@ impl Board {
                 stage: asker.stage.into(),
                 spec: Some(spec),
                 rows: open.rows.unpack(),
+                train: None,
             });
             entry.mark_leased(task);
+            if let Some(handed_out) = tasks.last_mut() {
+                handed_out.train = entry.train_task(task);
+            }
         }
         tasks
     }

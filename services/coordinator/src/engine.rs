@@ -35,6 +35,7 @@ pub(crate) struct Engine {
     loading: tokio::sync::Mutex<()>,
     encode_ready: Notify,
     decode_ready: Notify,
+    train_ready: Notify,
 }
 
 /// What became of a request to submit rows.
@@ -76,6 +77,7 @@ impl Engine {
             loading: tokio::sync::Mutex::default(),
             encode_ready: Notify::new(),
             decode_ready: Notify::new(),
+            train_ready: Notify::new(),
         }
     }
 
@@ -266,7 +268,18 @@ impl Engine {
     /// Writes an outcome. It is written to its end even if the caller goes away; says whether it counts now.
     pub(crate) async fn settle(self: &Arc<Self>, settlement: Settlement) -> bool {
         let engine = Arc::clone(self);
-        tokio::spawn(async move { engine.write(settlement).await }).await.unwrap_or(false)
+        let (job, stage) = (settlement.job.clone(), settlement.task.stage);
+        let written = tokio::spawn(async move { engine.write(settlement).await }).await.unwrap_or(false);
+        if stage == Stage::Train {
+            self.advance_apart(job);
+        }
+        written
+    }
+
+    /// Commits the open round of a training job if it is due, without anyone waiting for it.
+    pub(crate) fn advance_apart(self: &Arc<Self>, job: JobId) {
+        let engine = Arc::clone(self);
+        tokio::spawn(async move { engine.advance_training(&job).await });
     }
 
     async fn write(&self, settlement: Settlement) -> bool {
@@ -325,7 +338,7 @@ impl Engine {
         Ok(if stage == last_stage { Vec::new() } else { decode_tasks(&record.succeeded, &self.options) })
     }
 
-    async fn finish_if_complete(&self, id: &JobId) {
+    pub(crate) async fn finish_if_complete(&self, id: &JobId) {
         let ended = |job: &mut Job| {
             job.is_finished().then(|| {
                 job.set_ended(unix_ms());
@@ -356,7 +369,11 @@ impl Engine {
     }
 
     fn ready(&self, stage: Stage) -> &Notify {
-        if stage == Stage::Encode { &self.encode_ready } else { &self.decode_ready }
+        match stage {
+            Stage::Encode => &self.encode_ready,
+            Stage::Decode | Stage::Unspecified => &self.decode_ready,
+            Stage::Train => &self.train_ready,
+        }
     }
 
     /// Wakes reports that wait for a task of `stage`.
@@ -367,6 +384,7 @@ impl Engine {
     fn wake_all(&self) {
         self.wake(Stage::Encode);
         self.wake(Stage::Decode);
+        self.wake(Stage::Train);
     }
 
     /// Completes at the next [`Engine::wake`] after this call.

@@ -78,6 +78,7 @@ pub(crate) fn stage_name(stage: Stage) -> &'static str {
     match stage {
         Stage::Encode => "encode",
         Stage::Decode => "decode",
+        Stage::Train => "train",
         Stage::Unspecified => "none",
     }
 }
@@ -94,7 +95,10 @@ impl FromStr for TaskId {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (stage, rest) = text.split_once('-').ok_or(())?;
-        let stage = [Stage::Encode, Stage::Decode].into_iter().find(|known| stage_name(*known) == stage).ok_or(())?;
+        let stage = [Stage::Encode, Stage::Decode, Stage::Train]
+            .into_iter()
+            .find(|known| stage_name(*known) == stage)
+            .ok_or(())?;
         let (number, is_split) = match rest.strip_suffix(".1") {
             Some(number) => (number, true),
             None => (rest, false),

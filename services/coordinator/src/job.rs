@@ -10,6 +10,7 @@ use crate::ids::{JobId, TaskId};
 use crate::planning::Planning;
 use crate::records::{DoneRecord, PlanPage, TaskCut};
 use crate::task::{OpenTask, TaskState};
+use crate::training::Training;
 
 /// Source number of a row that has no final result yet.
 const PENDING: u32 = u32::MAX;
@@ -22,16 +23,27 @@ pub(crate) struct Job {
     pub(crate) spec: JobSpec,
     kind: JobKind,
     times: Times,
-    /// For each row, where its final result is: an index into `sources`.
-    rows: Vec<u32>,
+    pub(crate) rows: FinalRows,
     sources: Vec<Source>,
-    tasks: BTreeMap<TaskId, OpenTask>,
+    pub(crate) tasks: BTreeMap<TaskId, OpenTask>,
     leased: BTreeSet<TaskId>,
     /// Present until the last page is planned.
     planning: Option<Planning>,
+    pub(crate) training: Option<Training>,
     is_cancelled: bool,
     counts: Counts,
     changed: watch::Sender<()>,
+}
+
+/// For each row, where its final result is: an index into a job's sources.
+#[derive(Debug, Default)]
+pub(crate) struct FinalRows(Vec<u32>);
+
+impl FinalRows {
+    /// Whether the row has its final result.
+    pub(crate) fn is_final(&self, number: u64) -> bool {
+        usize::try_from(number).ok().and_then(|index| self.0.get(index)).is_some_and(|source| *source != PENDING)
+    }
 }
 
 /// The object that holds a row's final result.
@@ -69,10 +81,11 @@ impl Job {
     pub(crate) fn new(id: JobId, spec: JobSpec, times: Times) -> Self {
         Self {
             kind: spec.kind(),
+            training: spec.train.clone().map(Training::new),
             id,
             spec,
             times,
-            rows: Vec::new(),
+            rows: FinalRows::default(),
             sources: Vec::new(),
             tasks: BTreeMap::new(),
             leased: BTreeSet::new(),
@@ -89,10 +102,10 @@ impl Job {
         let source = u32::try_from(self.sources.len()).unwrap_or(PENDING);
         self.sources.push(Source::Page(planning.pages));
         planning.add(&page.rows);
-        let first_row = self.rows.len() as u64;
+        let first_row = self.row_count();
         for row in &page.rows {
             let failed = row.error.is_some();
-            self.rows.push(if failed { source } else { PENDING });
+            self.rows.0.push(if failed { source } else { PENDING });
             self.counts.done += u64::from(failed);
             self.counts.failed += u64::from(failed);
         }
@@ -141,7 +154,7 @@ impl Job {
     }
 
     fn set_final(&mut self, number: u64, source: u32) -> Result<(), CoordinatorError> {
-        let row = usize::try_from(number).ok().and_then(|index| self.rows.get_mut(index));
+        let row = usize::try_from(number).ok().and_then(|index| self.rows.0.get_mut(index));
         match row {
             Some(row) if *row == PENDING => {
                 *row = source;
@@ -152,7 +165,7 @@ impl Job {
         }
     }
 
-    fn open_tasks(
+    pub(crate) fn open_tasks(
         &mut self,
         cuts: &[TaskCut],
         mut row_at: impl FnMut(u64) -> Option<Row>,
@@ -241,7 +254,7 @@ impl Job {
     /// Final results from row `first` on, without a gap: at most `limit`.
     pub(crate) fn final_rows(&self, first: u64, limit: usize) -> Vec<(u64, Source)> {
         let first = usize::try_from(first).unwrap_or(usize::MAX);
-        let rows = self.rows.iter().enumerate().skip(first).take(limit);
+        let rows = self.rows.0.iter().enumerate().skip(first).take(limit);
         let sources = rows.map_while(|(number, source)| Some((number as u64, self.sources.get(*source as usize)?)));
         sources.map(|(number, source)| (number, source.clone())).collect()
     }
@@ -258,7 +271,7 @@ impl Job {
             job_id: self.id.to_string(),
             kind: self.kind.into(),
             state: state.to_owned(),
-            rows: self.rows.len() as u64,
+            rows: self.row_count(),
             rows_encoded: counts.encoded,
             rows_done: counts.done,
             rows_failed: counts.failed,
@@ -275,12 +288,14 @@ impl Job {
             encode_busy_us: counts.encode_busy_us,
             decode_busy_us: counts.decode_busy_us,
             fingerprint: self.spec.fingerprint.clone(),
+            train: self.training.as_ref().map(Training::status),
         }
     }
 
-    /// Every row is planned and has its result.
+    /// Every row is planned and has its result, and every round of training is committed.
     pub(crate) fn is_finished(&self) -> bool {
-        self.planning.is_none() && self.counts.done == self.rows.len() as u64
+        let is_trained = self.training.as_ref().is_none_or(Training::is_complete);
+        self.planning.is_none() && self.counts.done == self.row_count() && is_trained
     }
 
     /// Nothing will change any more.
@@ -289,12 +304,16 @@ impl Job {
     }
 
     pub(crate) fn row_count(&self) -> u64 {
-        self.rows.len() as u64
+        self.rows.0.len() as u64
     }
 
     /// The stage whose results are the job's.
     pub(crate) fn last_stage(&self) -> Stage {
-        if self.kind == JobKind::Encode { Stage::Encode } else { Stage::Decode }
+        match self.kind {
+            JobKind::Encode => Stage::Encode,
+            JobKind::Train => Stage::Train,
+            _ => Stage::Decode,
+        }
     }
 
     /// Whether someone is submitting rows.
@@ -331,11 +350,11 @@ impl Job {
         self.changed.subscribe()
     }
 
-    fn notify(&self) {
+    pub(crate) fn notify(&self) {
         self.changed.send_replace(());
     }
 
-    fn corrupt(&self, reason: &str) -> CoordinatorError {
+    pub(crate) fn corrupt(&self, reason: &str) -> CoordinatorError {
         CoordinatorError::Corrupt { path: format!("jobs/{}", self.id), reason: reason.to_owned() }
     }
 }
@@ -346,11 +365,14 @@ impl Counts {
         self.source_tokens += done.source_tokens;
         self.generated_tokens += done.generated_tokens;
         self.retries += u64::from(done.retries);
-        if stage == Stage::Encode {
-            self.encoded += done.succeeded.len() as u64;
-            self.encode_busy_us += done.busy_us;
-        } else {
-            self.decode_busy_us += done.busy_us;
+        match stage {
+            Stage::Encode => {
+                self.encoded += done.succeeded.len() as u64;
+                self.encode_busy_us += done.busy_us;
+            }
+            Stage::Decode => self.decode_busy_us += done.busy_us,
+            // A share says itself what it took.
+            Stage::Train | Stage::Unspecified => {}
         }
     }
 }

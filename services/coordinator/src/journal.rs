@@ -9,11 +9,14 @@ use prost::Message;
 use crate::CoordinatorError;
 use crate::ids::{JobId, TaskId, stage_name};
 use crate::records::{DoneRecord, Mark, Part, PlanPage, ResultRecord, SpecRecord, decode, encode};
+use crate::training::{RoundRecord, SUFFIX, round_folder};
 
 type Result<T> = std::result::Result<T, CoordinatorError>;
 
 /// Folder of all jobs.
 const JOBS: &str = "jobs";
+/// Folder of what training jobs learn.
+const TRAIN: &str = "train";
 /// Records read at the same time while a job is loaded.
 const PARALLEL_READS: usize = 64;
 /// Parts of one attempt that may exist; more than one only after a crash between part and record.
@@ -216,6 +219,28 @@ impl Journal {
         Ok(self.store.exists(&format!("{JOBS}/{job}/acknowledged")).await?)
     }
 
+    /// Commits a round of training; returns the record that counts, which may be another coordinator's.
+    pub(crate) async fn commit_round(&self, job: &JobId, round: u32, mut record: RoundRecord) -> Result<RoundRecord> {
+        record.writer.clone_from(&self.writer);
+        let path = format!("{}/commit", round_folder(job, round));
+        match self.store.create(&path, encode(&record)).await? {
+            Created::New => Ok(record),
+            Created::Exists => self.read(&path).await?.ok_or_else(|| vanished(path)),
+        }
+    }
+
+    /// What a round committed, if it has.
+    pub(crate) async fn round(&self, job: &JobId, round: u32) -> Result<Option<RoundRecord>> {
+        self.read(&format!("{}/commit", round_folder(job, round))).await
+    }
+
+    /// Deletes the tensors of a committed round; its record stays.
+    pub(crate) async fn remove_round_tensors(&self, job: &JobId, round: u32) -> Result<()> {
+        let mut tensors = self.store.list(&round_folder(job, round)).await?;
+        tensors.retain(|path| path.ends_with(SUFFIX));
+        Ok(self.store.delete_all(&tensors).await?)
+    }
+
     pub(crate) async fn finish(&self, job: &JobId, status: JobStatus) -> Result<()> {
         let record = ResultRecord { status: Some(status), writer: self.writer.clone() };
         let (Created::New | Created::Exists) =
@@ -246,7 +271,8 @@ impl Journal {
 
     /// Objects and bytes of a job.
     pub(crate) async fn size(&self, job: &JobId) -> Result<(u64, u64)> {
-        let objects = self.store.list_stream(&format!("{JOBS}/{job}"));
+        let of_job = self.store.list_stream(&format!("{JOBS}/{job}"));
+        let objects = of_job.chain(self.store.list_stream(&format!("{TRAIN}/{job}")));
         let add = |(count, sum), object: ObjectInfo| std::future::ready(Ok((count + 1, sum + object.bytes)));
         Ok(objects.try_fold((0, 0), add).await?)
     }
@@ -255,7 +281,9 @@ impl Journal {
     pub(crate) async fn remove(&self, job: &JobId) -> Result<(u64, u64)> {
         let size = self.size(job).await?;
         self.store.delete(&format!("{JOBS}/{job}/spec")).await?;
-        self.delete_all(self.store.list_stream(&format!("{JOBS}/{job}"))).await?;
+        for folder in [TRAIN, JOBS] {
+            self.delete_all(self.store.list_stream(&format!("{folder}/{job}"))).await?;
+        }
         Ok(size)
     }
 

@@ -19,7 +19,7 @@
 //! Where to read: `submit` turns a stream of rows into plan pages; `job` is one job in memory, made from records
 //! alone; `board` leases tasks of all jobs and judges what workers report; `engine` commits what the board decides;
 //! `report` answers workers; `watch` streams results back in input order, reading parts as it goes; `retention`
-//! deletes jobs that have expired; `service` is the gRPC face.
+//! deletes jobs that have expired; `training` commits rounds of training jobs; `service` is the gRPC face.
 //!
 //! Two coordinators on one store are wasteful, not wrong: whoever creates a `done` record first has the say, and
 //! task ids follow from row numbers, so both cut alike.
@@ -34,6 +34,7 @@ mod intake;
 mod job;
 mod journal;
 mod load;
+mod objects;
 mod options;
 mod page;
 mod planning;
@@ -43,6 +44,7 @@ mod retention;
 mod service;
 mod submit;
 mod task;
+mod training;
 mod watch;
 
 pub use error::CoordinatorError;

@@ -24,6 +24,7 @@ pub(crate) async fn load(
     while let Some(page) = pages.try_next().await? {
         job.add_page(page, now)?;
     }
+    restore_rounds(journal, &mut job, now).await?;
     let mut splits = journal.splits(id).await?;
     splits.retain(|task| !job.split(*task, 0, now));
     let mut commits = pin!(journal.done(id).await?);
@@ -36,6 +37,18 @@ pub(crate) async fn load(
     let (status, elapsed) = (job.status(), started.elapsed());
     info!(job_id = %id, state = status.state, rows = status.rows, rows_done = status.rows_done, ?elapsed, "job loaded");
     Ok(Some(job))
+}
+
+/// Opens the rounds that were open before: results of their shares may follow.
+async fn restore_rounds(journal: &Journal, job: &mut Job, now: Instant) -> Result<(), CoordinatorError> {
+    let mut next = 0;
+    while job.training.is_some()
+        && let Some(record) = journal.round(&job.id, next).await?
+    {
+        job.round_committed(record, now)?;
+        next += 1;
+    }
+    Ok(())
 }
 
 async fn restore_end(journal: &Journal, job: &mut Job) -> Result<(), CoordinatorError> {

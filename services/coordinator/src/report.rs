@@ -47,7 +47,7 @@ pub(crate) async fn report(
         return Err(CoordinatorError::BadReport("it has no worker_id; give every worker its own"));
     }
     if stage == Stage::Unspecified {
-        return Err(CoordinatorError::BadReport("it names no stage; say encode or decode"));
+        return Err(CoordinatorError::BadReport("it names no stage; say encode, decode or train"));
     }
     let turn = turns.begin(&worker);
     let (revoked, judged) = judge(engine, &worker, &in_progress, successes, failures);
@@ -80,7 +80,9 @@ fn judge(
 ) -> (Vec<TaskRef>, Judged) {
     let (now, options) = (engine.now(), &engine.options);
     let mut board = engine.board();
-    let expired = board.expire(now, options);
+    let mut expired = board.expire(now, options);
+    expired.extend(board.leave_out(now));
+    let training = board.in_training();
     let revoked = board.renew(worker, in_progress, now, options);
     let mut judged = Judged::new();
     for success in successes {
@@ -91,6 +93,8 @@ fn judge(
     }
     drop(board);
     settle_apart(engine, expired);
+    // A round that could not be committed earlier, or was due when the coordinator started.
+    training.into_iter().for_each(|job| engine.advance_apart(job));
     (revoked, judged)
 }
 

@@ -157,6 +157,12 @@ async fn try_send_held_texts(engine: &Engine, texts: &HeldTexts) -> Result<(), C
         if engine.journal.result(&job).await?.is_some() {
             continue;
         }
+        let spec = engine.journal.spec(&job).await?;
+        let data = spec.and_then(|(spec, _)| spec.train).map_or(vec![], |train| train.data);
+        let text_hashes = data.into_iter().map(|text| text.hash).collect();
+        if texts.send(Ok(HeldTextsResponse { text_hashes, submitting: false })).await.is_err() {
+            return Ok(());
+        }
         let mut pages = pin!(engine.journal.pages(&job).await?);
         while let Some(page) = pages.try_next().await? {
             let text_hashes = page.rows.into_iter().map(|row| row.text_hash).filter(|hash| !hash.is_empty()).collect();

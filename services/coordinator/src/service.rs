@@ -2,10 +2,11 @@ use std::sync::Arc;
 
 use e2llm_api::v1::coordinator_server::Coordinator;
 use e2llm_api::v1::{
-    AcknowledgeJobRequest, AcknowledgeJobResponse, CancelJobRequest, DeleteJobRequest, DeleteJobResponse,
-    ExpireJobsRequest, ExpireJobsResponse, GetJobRequest, HeldTextsRequest, HeldTextsResponse, JobEvent, JobStatus,
-    JobsOfRequest, JobsOfResponse, ListJobsRequest, ListJobsResponse, ReportStatusRequest, ReportStatusResponse,
-    ResumeJobRequest, SubmitJobRequest, SubmitJobResponse, WatchJobRequest,
+    AcknowledgeJobRequest, AcknowledgeJobResponse, BundlePiece, CancelJobRequest, DeleteJobRequest, DeleteJobResponse,
+    ExpireJobsRequest, ExpireJobsResponse, GetBundleRequest, GetJobRequest, HeldTextsRequest, HeldTextsResponse,
+    JobEvent, JobStatus, JobsOfRequest, JobsOfResponse, ListJobsRequest, ListJobsResponse, PutTextResponse,
+    ReportStatusRequest, ReportStatusResponse, ResumeJobRequest, SubmitJobRequest, SubmitJobResponse, TextPiece,
+    WatchJobRequest,
 };
 use e2llm_api::{ErrorCode, status};
 use e2llm_runtime::{Clock, Shutdown, SystemClock};
@@ -20,10 +21,12 @@ use crate::journal::Journal;
 use crate::report::{Turns, report};
 use crate::submit::submit;
 use crate::watch::Watch;
-use crate::{CoordinatorError, CoordinatorOptions, LoadJobs, retention};
+use crate::{CoordinatorError, CoordinatorOptions, LoadJobs, objects, retention};
 
 /// Events that may wait for a slow listener.
 const EVENT_QUEUE: usize = 64;
+/// Pieces of a bundle that may wait for a slow reader.
+const PIECE_QUEUE: usize = 4;
 /// Most documents that one call asks about.
 const MAX_DOCUMENTS: usize = 1000;
 
@@ -74,6 +77,7 @@ impl std::fmt::Debug for CoordinatorService {
 #[e2llm_runtime::async_trait]
 impl Coordinator for CoordinatorService {
     type WatchJobStream = ReceiverStream<Result<JobEvent, Status>>;
+    type GetBundleStream = ReceiverStream<Result<BundlePiece, Status>>;
     type HeldTextsStream = ReceiverStream<Result<HeldTextsResponse, Status>>;
 
     async fn submit_job(
@@ -151,6 +155,18 @@ impl Coordinator for CoordinatorService {
     async fn held_texts(&self, _: Request<HeldTextsRequest>) -> Result<Response<Self::HeldTextsStream>, Status> {
         let (hashes, receiver) = mpsc::channel(EVENT_QUEUE);
         tokio::spawn(retention::send_held_texts(Arc::clone(&self.engine), hashes));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn put_text(&self, request: Request<Streaming<TextPiece>>) -> Result<Response<PutTextResponse>, Status> {
+        Ok(Response::new(objects::put_text(self.engine.journal.store(), request.into_inner()).await?))
+    }
+
+    async fn get_bundle(&self, request: Request<GetBundleRequest>) -> Result<Response<Self::GetBundleStream>, Status> {
+        let store = self.engine.journal.store().clone();
+        let files = objects::bundle_files(&store, &request.into_inner().fingerprint).await?;
+        let (pieces, receiver) = mpsc::channel(PIECE_QUEUE);
+        tokio::spawn(objects::send_files(store, files, pieces));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 

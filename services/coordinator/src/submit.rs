@@ -5,7 +5,7 @@ use std::time::Duration;
 use e2llm_api::v1::submit_job_request::Part;
 use e2llm_api::v1::{JobKind, JobSpec, Row, SubmitJobRequest, SubmitJobResponse};
 use e2llm_api::{Collection, ErrorCode, row_error};
-use futures::TryStreamExt;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::time::timeout;
 use tonic::Streaming;
 use tracing::{info, warn};
@@ -16,11 +16,15 @@ use crate::ids::JobId;
 use crate::intake::Intake;
 use crate::page::{LINGER, PageBuilder};
 use crate::planning::Planning;
+use crate::training::plan;
 
 /// Most attempts a job may ask for: more would hide a fault for days.
 const MAX_ATTEMPTS: u32 = 100;
 /// How long a submission waits for garbage collection before it says so.
 const SWEEP_NOTICE: Duration = Duration::from_secs(2);
+
+/// Texts of training data that are looked up at the same time.
+const PARALLEL_LOOKUPS: usize = 64;
 
 type Result<T> = std::result::Result<T, CoordinatorError>;
 
@@ -38,6 +42,7 @@ pub(crate) async fn submit(engine: Arc<Engine>, mut stream: Streaming<SubmitJobR
     let has_key = !spec.job_id.is_empty();
     let job = if has_key { JobId::new(&spec.job_id)? } else { JobId::generate() };
     let spec = check_spec(&job, spec)?;
+    let is_training = spec.kind() == JobKind::Train;
     let submission = match engine.begin_submission(&job, spec).await? {
         Submitted::Before { rows } => return Ok(SubmitJobResponse { job_id: job.to_string(), rows }),
         Submitted::Planned { rows, spec } => {
@@ -48,6 +53,7 @@ pub(crate) async fn submit(engine: Arc<Engine>, mut stream: Streaming<SubmitJobR
         Submitted::Open { planned, spec } => Submission::new(Arc::clone(&engine), job.clone(), &spec, planned, None),
     };
     let planned = match wait_for_text_sweep(&engine, &job).await {
+        Ok(()) if is_training => submission.plan_training(stream).await,
         Ok(()) => submission.run(stream).await,
         Err(error) => Err(error),
     };
@@ -78,7 +84,7 @@ async fn wait_for_text_sweep(engine: &Engine, job: &JobId) -> Result<()> {
 
 fn check_spec(job: &JobId, spec: JobSpec) -> Result<JobSpec> {
     if spec.kind() == JobKind::Unspecified {
-        return Err(CoordinatorError::BadSpec("its kind is not one of encode, summarize, ask".to_owned()));
+        return Err(CoordinatorError::BadSpec("its kind is not one of encode, summarize, ask, train".to_owned()));
     }
     let collection = match spec.collection.as_str() {
         "" => Collection::default(),
@@ -90,6 +96,15 @@ fn check_spec(job: &JobId, spec: JobSpec) -> Result<JobSpec> {
     }
     if !spec.question.is_empty() && spec.question.trim().is_empty() {
         return bad("its question is blank; write one, or leave it out and let rows carry questions".to_owned());
+    }
+    if (spec.kind() == JobKind::Train) != spec.train.is_some() {
+        return bad(
+            "what to train is for jobs of the kind train, and for all of them; fill in `train`, or leave it out"
+                .to_owned(),
+        );
+    }
+    if spec.kind() == JobKind::Train {
+        plan(&spec)?;
     }
     if spec.max_attempts > MAX_ATTEMPTS {
         return bad(format!("max_attempts is {}; give at most {MAX_ATTEMPTS}", spec.max_attempts));
@@ -159,6 +174,30 @@ impl Submission {
             self.flush(true).await?;
         }
         Ok(self.next_row)
+    }
+
+    /// Nobody submits the rows of training: they follow from the spec. Its data must be in the store.
+    async fn plan_training(self, mut requests: Streaming<SubmitJobRequest>) -> Result<u64> {
+        if requests.message().await.map_err(|status| self.broken_off(status.message()))?.is_some() {
+            return Err(CoordinatorError::BadStream("a training job takes no rows; store its data with PutText"));
+        }
+        let spec = self.engine.with_job(&self.job, |job| job.spec.clone())?;
+        let hashes = spec.train.iter().flat_map(|train| &train.data).map(|text| text.hash.clone());
+        let store = self.engine.journal.store().clone();
+        let look_up = move |hash: String| {
+            let store = store.clone();
+            async move { Ok::<_, CoordinatorError>((store.has_text(&hash).await?, hash)) }
+        };
+        let mut known = stream::iter(hashes.collect::<Vec<_>>()).map(look_up).buffered(PARALLEL_LOOKUPS);
+        while let Some((is_known, hash)) = known.try_next().await? {
+            if !is_known {
+                return Err(CoordinatorError::NoSuchText(hash));
+            }
+        }
+        let page = plan(&spec)?;
+        let rows = page.rows.len() as u64;
+        self.engine.add_page(&self.job, page).await?;
+        Ok(rows)
     }
 
     fn piece(&mut self, bytes: &[u8]) -> Result<()> {

@@ -167,6 +167,7 @@ impl coordinator_server::Coordinator for Switch {
     type WatchJobStream = tokio_stream::wrappers::ReceiverStream<Result<JobEvent, tonic::Status>>;
     type HeldTextsStream =
         tokio_stream::wrappers::ReceiverStream<Result<e2llm_api::v1::HeldTextsResponse, tonic::Status>>;
+    type GetBundleStream = tokio_stream::wrappers::ReceiverStream<Result<BundlePiece, tonic::Status>>;
 
     async fn report_status(
         &self,
@@ -233,6 +234,18 @@ impl coordinator_server::Coordinator for Switch {
         &self,
         _: tonic::Request<JobsOfRequest>,
     ) -> Result<tonic::Response<JobsOfResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not here"))
+    }
+    async fn put_text(
+        &self,
+        _: tonic::Request<tonic::Streaming<TextPiece>>,
+    ) -> Result<tonic::Response<PutTextResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not here"))
+    }
+    async fn get_bundle(
+        &self,
+        _: tonic::Request<GetBundleRequest>,
+    ) -> Result<tonic::Response<Self::GetBundleStream>, tonic::Status> {
         Err(tonic::Status::unimplemented("not here"))
     }
     async fn held_texts(

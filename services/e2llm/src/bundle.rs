@@ -1,11 +1,13 @@
 //! The bundle in use: the one built into the binary, or a directory.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
+use e2llm_decoder::{BaseWeights, DecoderSide, Words};
 use e2llm_model::generate::{DecoderFiles, Generator};
-use e2llm_model::{Bundle, Defaults, DocumentEncoder};
+use e2llm_model::{Bundle, Defaults, DocumentEncoder, TextTokenizer};
 use e2llm_weights::{Fetcher, ModelFiles, ModelRef};
 
 use crate::settings::Settings;
@@ -57,6 +59,28 @@ impl LocalBundle {
     /// Loads the decoder half. Blocks.
     pub(crate) fn generator(&self) -> Result<Generator> {
         Ok(Generator::load(&self.bundle, &decoder_files(&self.decoder), &Device::Cpu)?)
+    }
+}
+
+impl LocalBundle {
+    /// Loads what training needs of the decoder, weights expanded to f32. Blocks.
+    pub(crate) fn decoder_side(&self) -> Result<DecoderSide> {
+        let (_, _, pieces) = encoder_files(&self.encoder)?;
+        let (decoder, tokens, template) = decoder_files(&self.decoder).load(&Device::Cpu)?;
+        let end = decoder.config().eos.first().copied().context("the decoder names no end-of-turn token")?;
+        let weights = |name: &str, files: &ModelFiles| BaseWeights {
+            name: name.to_owned(),
+            sha256: files.sha256.as_str().to_owned(),
+        };
+        let words = Words {
+            frame: template.frame(&tokens, None)?,
+            tokens: Arc::new(tokens),
+            end,
+            pieces: Arc::new(TextTokenizer::from_file(pieces)?),
+            encoder: weights(&self.bundle.config.encoder, &self.encoder),
+            decoder: weights(&self.bundle.config.decoder, &self.decoder),
+        };
+        Ok(DecoderSide { decoder: decoder.into_dense()?, words })
     }
 }
 

@@ -14,7 +14,7 @@ use e2llm_api::{Collection, DocId};
 use crate::train_cmd::TrainArgs;
 pub(crate) use bulk::{AskArgs, AskWork, EncodeArgs, EncodeWork, SummarizeArgs, SummarizeWork, SyncArgs};
 pub(crate) use gc::{DeleteArgs, GcArgs};
-pub(crate) use jobs::{JobsCommand, Submission};
+pub(crate) use jobs::{JobsCommand, Submission, TrainWork};
 pub(crate) use options::{ContextArgs, GenerateArgs, JobArgs, JobOptions, OutputArgs, StoredArgs};
 
 /// Reads long documents once, keeps each as a small soft prompt, then answers and summarises from it.

@@ -10,7 +10,7 @@ use e2llm_api::v1::decoder_client::DecoderClient;
 use e2llm_api::v1::encoder_client::EncoderClient;
 use e2llm_api::v1::index_client::IndexClient;
 use e2llm_coordinator::{CoordinatorOptions, CoordinatorService};
-use e2llm_decoder::{Answering, DecodeTasks, DecoderService, Engine};
+use e2llm_decoder::{Answering, DecodeTasks, DecoderService, Engine, LoadDecoderSide, TrainTasks};
 use e2llm_encoder::{EncodeTasks, EncoderService, Pipeline};
 use e2llm_index::{DEFAULT_SHARD, IndexService};
 use e2llm_runtime::worker::{TaskHandler, WorkerLoop};
@@ -157,9 +157,11 @@ pub(crate) async fn start(settings: &Settings, needs: Needs, options: Coordinato
             decoder(bundle.clone(), store.clone(), &endpoint, &endpoint),
         )?;
         let ending = Shutdown::new();
-        for task in
-            [encode_worker(&endpoint, pipeline.clone(), &ending), decode_worker(&endpoint, answering.clone(), &ending)]
-        {
+        for task in [
+            encode_worker(&endpoint, pipeline.clone(), &ending),
+            decode_worker(&endpoint, answering.clone(), &ending),
+            train_worker(&endpoint, &endpoint, bundle, store.clone(), &ending),
+        ] {
             tasks.push((ending.clone(), task));
         }
         parts.models = Some((pipeline, answering));
@@ -246,6 +248,19 @@ pub(crate) fn decode_worker(coordinator: &Endpoint, answering: Answering, shutdo
     worker(coordinator, Stage::Decode, &fingerprint, DecodeTasks::new(answering), shutdown)
 }
 
+/// Runs a training worker until shutdown: the decoder side of a pair whose encoder side is behind `encoder`.
+pub(crate) fn train_worker(
+    coordinator: &Endpoint,
+    encoder: &Endpoint,
+    bundle: Arc<LocalBundle>,
+    store: Store,
+    shutdown: &Shutdown,
+) -> JoinHandle<()> {
+    let fingerprint = bundle.fingerprint.clone();
+    let load: LoadDecoderSide = Arc::new(move || bundle.decoder_side().map_err(|error| format!("{error:#}")));
+    worker(coordinator, Stage::Train, &fingerprint, TrainTasks::new(store, encoder.encoder(), load), shutdown)
+}
+
 fn worker(
     coordinator: &Endpoint,
     stage: Stage,
@@ -254,6 +269,8 @@ fn worker(
     shutdown: &Shutdown,
 ) -> JoinHandle<()> {
     let name = format!("{}-{}", stage.as_str_name().to_lowercase(), uuid::Uuid::new_v4().simple());
-    let worker = WorkerLoop::new(coordinator.coordinator(), name, stage, SLOTS, handler).with_fingerprint(fingerprint);
+    // A share takes all cores for minutes; a second one would only make both late.
+    let slots = if stage == Stage::Train { 1 } else { SLOTS };
+    let worker = WorkerLoop::new(coordinator.coordinator(), name, stage, slots, handler).with_fingerprint(fingerprint);
     tokio::spawn(worker.run(shutdown.clone()))
 }

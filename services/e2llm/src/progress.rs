@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
-use e2llm_api::v1::{JobKind, JobStatus};
+use e2llm_api::v1::{JobKind, JobStatus, TrainStatus};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::warn_line;
-use crate::render::{count, duration};
+use crate::render::{count, duration, training_text};
 
 /// How often a plain line is written.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -120,7 +120,8 @@ struct Sample {
 
 impl Meter {
     fn push(&mut self, at: Duration, status: &JobStatus) {
-        let sample = Sample { at, read: status.source_tokens, written: status.generated_tokens };
+        let written = status.train.as_ref().map_or(status.generated_tokens, |train| train.targets);
+        let sample = Sample { at, read: status.source_tokens, written };
         self.samples.push_back(sample);
         self.first.get_or_insert((at, status.rows_done));
         while self.samples.get(1).is_some_and(|next| at.saturating_sub(next.at) >= RATE_WINDOW) {
@@ -139,6 +140,9 @@ impl Meter {
     /// Such as `12/49 documents, 30 encoded, 5,200 tokens/s read, 31 tokens/s written, 1 min 20 s left, 1 error`.
     fn line(&self, now: Duration) -> String {
         let status = &self.latest;
+        if let Some(train) = &status.train {
+            return self.training(now, train);
+        }
         let total = match self.total {
             Some(total) => count(total),
             None => format!("{}+", count(status.rows)),
@@ -159,6 +163,19 @@ impl Meter {
             0 => {}
             1 => line.push_str(", 1 error"),
             errors => line.push_str(&format!(", {} errors", count(errors))),
+        }
+        line
+    }
+
+    /// Such as `round 3/12, step 60/240, reconstruct 3.12, 310 target tokens/s, 4 min left`.
+    fn training(&self, now: Duration, train: &TrainStatus) -> String {
+        let mut line = training_text(train);
+        let rate = self.rate(now, |sample| sample.written);
+        if rate >= 0.5 {
+            line.push_str(&format!(", {} target tokens/s", count(rate.round() as u64)));
+        }
+        if let Some(seconds) = self.seconds_left(now) {
+            line.push_str(&format!(", {} left", duration(seconds)));
         }
         line
     }

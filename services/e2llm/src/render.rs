@@ -1,7 +1,10 @@
 //! Results as text for people and as JSON for programs.
 
+mod training;
+
 use e2llm_api::v1::{DocRecord, ExpandedChunk, JobKind, RowResult, Summary, Usage};
 use serde_json::{Map, Value, json};
+pub(crate) use training::{training_json, training_text};
 
 /// The stored record of a document as JSON.
 pub(crate) fn record_json(record: &DocRecord) -> Map<String, Value> {
@@ -135,6 +138,7 @@ pub(crate) fn row_json(kind: JobKind, row: &RowResult) -> Value {
             object.insert("summary".into(), row.text.clone().into());
             object.insert("unchanged".into(), row.unchanged.into());
         }
+        JobKind::Train => object.extend(row.member.iter().flat_map(training::member_json)),
         JobKind::Ask => {
             object.insert("answer".into(), row.text.clone().into());
         }
@@ -151,6 +155,9 @@ pub(crate) fn row_text(kind: JobKind, row: &RowResult, width: usize) -> String {
     if kind == JobKind::Encode {
         let what = row.record.as_ref().map(record_text).unwrap_or_default();
         return if row.unchanged { format!("{id}: unchanged, {what}") } else { format!("{id}: {what}") };
+    }
+    if let Some(member) = &row.member {
+        return format!("{id}: {}", training::member_text(member));
     }
     let left_out = row.usage.as_ref().map_or(0, |usage| usage.chunks_left_out);
     let note = match left_out {

@@ -105,11 +105,13 @@ impl Boot<'_> {
 
     async fn decoder(&mut self, index: &Endpoint, encoder: &Endpoint, coordinator: Option<Endpoint>) -> Result<()> {
         let bundle = local::prepare(self.settings).await?;
-        let answering = local::decoder(bundle, self.store.clone(), index, encoder).await?;
+        let answering = local::decoder(bundle.clone(), self.store.clone(), index, encoder).await?;
         self.add(|server| server.decoder(DecoderService::new(answering.clone())));
         probes::decoder(&self.server.health(), &answering, &self.shutdown);
         if let Some(coordinator) = coordinator {
             self.workers.push(local::decode_worker(&coordinator, answering, &self.shutdown));
+            let store = self.store.clone();
+            self.workers.push(local::train_worker(&coordinator, encoder, bundle, store, &self.shutdown));
         }
         Ok(())
     }

@@ -46,6 +46,7 @@ impl View {
             JobKind::Ask => "ask",
             JobKind::Summarize => "summarize",
             JobKind::Encode | JobKind::Unspecified => "encode",
+            JobKind::Train => "train",
         };
         Self { kind, output, progress: Progress::start(label, quiet), tally: Tally::default(), width: line_width() }
     }
@@ -123,6 +124,7 @@ impl Tally {
             JobKind::Ask => ("question", "answered"),
             JobKind::Summarize => ("document", "summarized"),
             JobKind::Encode | JobKind::Unspecified => ("document", "encoded"),
+            JobKind::Train => ("share", "trained"),
         };
         let plural = if self.rows == 1 { "" } else { "s" };
         let succeeded = self.rows - self.failed;

@@ -10,6 +10,7 @@ mod patience;
 mod pipeline;
 mod service;
 mod tasks;
+mod training;
 
 pub use error::EncodeError;
 pub use pipeline::{Document, Encoded, Pipeline};

@@ -83,6 +83,11 @@ impl Pipeline {
         Self { patience, ..self }
     }
 
+    /// The encoder half of the bundle.
+    pub(crate) fn encoder(&self) -> &Arc<DocumentEncoder> {
+        &self.encoder
+    }
+
     /// The store documents are read from and written to.
     pub fn store(&self) -> &Store {
         &self.store

@@ -1,6 +1,6 @@
 use e2llm_api::v1::encode_response::Outcome;
 use e2llm_api::v1::encoder_server::Encoder;
-use e2llm_api::v1::{EmbedRequest, EmbedResponse, EncodeRequest, EncodeResponse, Vector};
+use e2llm_api::v1::{EmbedRequest, EmbedResponse, EncodeRequest, EncodeResponse, TrainRequest, TrainResponse, Vector};
 use e2llm_api::{Collection, DocId, ErrorCode, Metadata, status};
 use e2llm_runtime::async_trait;
 use e2llm_store::TextWriter;
@@ -11,6 +11,7 @@ use tracing::{Instrument, info_span, warn};
 
 use crate::error::EncodeError;
 use crate::pipeline::{Document, Pipeline};
+use crate::training::TrainingSession;
 
 /// Most texts of one `Embed` call.
 const MAX_EMBED_TEXTS: usize = 256;
@@ -121,11 +122,22 @@ impl EncoderService {
 
 #[async_trait]
 impl Encoder for EncoderService {
+    type TrainSessionStream = ReceiverStream<Result<TrainResponse, Status>>;
     type EncodeStream = ReceiverStream<Result<EncodeResponse, Status>>;
 
     async fn encode(&self, request: Request<Streaming<EncodeRequest>>) -> Result<Response<Self::EncodeStream>, Status> {
         let (sender, receiver) = mpsc::channel(RESPONSES);
         tokio::spawn(self.clone().serve(request.into_inner(), sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn train_session(
+        &self,
+        request: Request<Streaming<TrainRequest>>,
+    ) -> Result<Response<Self::TrainSessionStream>, Status> {
+        let (sender, receiver) = mpsc::channel(RESPONSES);
+        let session = TrainingSession::new(self.pipeline.encoder().clone(), self.pipeline.store().clone());
+        tokio::spawn(session.serve(request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 

@@ -19,7 +19,7 @@ const BATCH_TOKENS: usize = 2_048;
 #[derive(Debug)]
 pub struct DocumentEncoder {
     tokenizer: Arc<TextTokenizer>,
-    encoder: TextEncoder,
+    encoder: Arc<TextEncoder>,
     adapter: Adapter,
     chunker: Chunker,
 }
@@ -40,7 +40,7 @@ pub struct EncodedChunk {
 impl DocumentEncoder {
     /// Loads the encoder's weights and the bundle's adapter.
     pub fn load(bundle: &Bundle, weights: &Path, config: &str, tokenizer: &Path, device: &Device) -> Result<Self> {
-        let encoder = TextEncoder::load(weights, config, device)?;
+        let encoder = Arc::new(TextEncoder::load(weights, config, device)?);
         let chunk_tokens = bundle.config.chunk_tokens;
         if chunk_tokens + 2 > encoder.max_tokens() {
             return Err(ModelError::WindowExceeded { positions: chunk_tokens + 2, window: encoder.max_tokens() });
@@ -56,6 +56,16 @@ impl DocumentEncoder {
         let tokenizer = Arc::new(TextTokenizer::from_file(tokenizer)?);
         let chunker = Chunker::new(tokenizer.clone(), chunk_tokens)?;
         Ok(Self { tokenizer, encoder, adapter: bundle.adapter(device)?, chunker })
+    }
+
+    /// The text encoder.
+    pub fn text_encoder(&self) -> &Arc<TextEncoder> {
+        &self.encoder
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Arc<TextTokenizer> {
+        &self.tokenizer
     }
 
     /// The bundle's chunker.

@@ -39,7 +39,7 @@ pub use endpoint::{ClientOptions, Endpoint};
 pub use error::RuntimeError;
 pub use health::{Check, Health, READINESS, ServiceName};
 pub use in_process::{Dialer, PipeListener, in_process};
-pub use retry::{CallError, RetryPolicy, code_of, overloaded, retry, with_deadline};
+pub use retry::{CallError, RetryPolicy, cause_of, code_of, overloaded, retry, with_deadline};
 pub use server::{Listener, ServerBuilder, ServerOptions};
 pub use shutdown::Shutdown;
 pub use tokio_util::sync::CancellationToken;

@@ -146,7 +146,7 @@ fn pushback(status: &Status) -> Option<Duration> {
 }
 
 /// The status's message and, for failures of the connection, the innermost reason.
-pub(crate) fn cause_of(status: &Status) -> String {
+pub fn cause_of(status: &Status) -> String {
     let mut innermost = None;
     let mut source = status.source();
     while let Some(error) = source {

@@ -111,7 +111,11 @@ impl<H: TaskHandler> WorkerLoop<H> {
 
     /// The name of a fail point of its role.
     fn edge(&self, edge: &str) -> String {
-        let role = if self.stage == Stage::Encode { "encoder" } else { "decoder" };
+        let role = match self.stage {
+            Stage::Encode => "encoder",
+            Stage::Train => "trainer",
+            Stage::Decode | Stage::Unspecified => "decoder",
+        };
         format!("{role}.{edge}")
     }
 

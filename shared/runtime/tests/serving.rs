@@ -47,6 +47,7 @@ impl Jobs {
 impl Coordinator for Jobs {
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<JobEvent, Status>> + Send>>;
     type HeldTextsStream = Pin<Box<dyn Stream<Item = Result<e2llm_api::v1::HeldTextsResponse, Status>> + Send>>;
+    type GetBundleStream = Pin<Box<dyn Stream<Item = Result<BundlePiece, Status>> + Send>>;
 
     async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<JobStatus>, Status> {
         let job_id = request.into_inner().job_id;
@@ -82,6 +83,12 @@ impl Coordinator for Jobs {
         &self,
         _: Request<e2llm_api::v1::ExpireJobsRequest>,
     ) -> Result<Response<e2llm_api::v1::ExpireJobsResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+    async fn put_text(&self, _: Request<Streaming<TextPiece>>) -> Result<Response<PutTextResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+    async fn get_bundle(&self, _: Request<GetBundleRequest>) -> Result<Response<Self::GetBundleStream>, Status> {
         Err(Status::unimplemented("not here"))
     }
     async fn held_texts(

@@ -45,6 +45,7 @@ pub mod garbage;
 mod identity;
 mod lock;
 pub mod manifest;
+mod named;
 mod names;
 mod objects;
 mod store;

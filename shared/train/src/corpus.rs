@@ -30,16 +30,20 @@ impl Corpus {
     /// Reads JSONL; a line that cannot be used is an error that names it.
     pub fn read(path: &Path) -> Result<Self> {
         let file = std::fs::File::open(path).map_err(TrainError::io(path))?;
+        Self::from_lines(&path.display().to_string(), std::io::BufReader::new(file))
+    }
+
+    /// Reads JSONL from anywhere; `name` is what errors call it.
+    pub fn from_lines(name: &str, lines: impl BufRead) -> Result<Self> {
         let mut documents = Vec::new();
-        for (number, line) in std::io::BufReader::new(file).lines().enumerate() {
-            let line = line.map_err(TrainError::io(path))?;
+        for (number, line) in lines.lines().enumerate() {
+            let line = line.map_err(TrainError::io(Path::new(name)))?;
             if line.trim().is_empty() {
                 continue;
             }
             let document = serde_json::from_str(&line).map_err(|e| {
                 TrainError::Invalid(format!(
-                    "{} line {}: {e}; each line is {{\"id\", \"text\", \"abstract\"?}}",
-                    path.display(),
+                    "{name} line {}: {e}; each line is {{\"id\", \"text\", \"abstract\"?}}",
                     number + 1
                 ))
             })?;
@@ -47,8 +51,7 @@ impl Corpus {
         }
         if documents.is_empty() {
             return Err(TrainError::Invalid(format!(
-                "{} holds no documents; give a JSONL file of {{\"id\", \"text\"}}",
-                path.display()
+                "{name} holds no documents; give a JSONL file of {{\"id\", \"text\"}}"
             )));
         }
         Ok(Self { documents })

@@ -21,6 +21,17 @@ pub enum TrainError {
     /// A corpus line, recipe or checkpoint that cannot be used.
     #[error("{0}")]
     Invalid(String),
+    /// Whoever wanted the work does not want it any more.
+    #[error("stopped before its end")]
+    Stopped,
+    /// The other side of a training pair.
+    #[error("the encoder side: {message}")]
+    Session {
+        /// What it said.
+        message: String,
+        /// Whether the same may succeed later, with another session.
+        is_retriable: bool,
+    },
     /// The loss is no longer a number.
     #[error("the loss became {loss} at step {step}; lower the learning rates or resume from an earlier checkpoint")]
     Diverged {

@@ -2,6 +2,9 @@
 //!
 //! For each word piece the value path predicts the decoder token that covers it (sampled softmax over the tied
 //! embedding, plus its squared distance); each segment approaches the idf-weighted mix of its tokens' embeddings.
+//!
+//! All that is needed of the decoder is its token embeddings and where its tokens end in the texts: [`TokenEmbeddings`] and
+//! [`Passage`], which an encoder in another process can be sent.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -19,6 +22,64 @@ use crate::session::tokenize;
 /// Weight of a token's idf in the mix a segment approaches: peaked, for a plain mean is unreadable.
 const IDF_PEAK: f32 = 1.5;
 
+/// A text and the decoder's tokens of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passage {
+    /// The text.
+    pub text: String,
+    /// Its token ids.
+    pub tokens: Vec<u32>,
+    /// The byte at which each token ends.
+    pub ends: Vec<usize>,
+}
+
+impl Passage {
+    /// Tokenises a text as the decoder reads it.
+    pub fn new(text: String, tokens: &TextTokenizer) -> Result<Self> {
+        let spans = tokens.encode_with_offsets(&text)?;
+        let (tokens, ends) = spans.iter().map(|token| (token.id, token.end)).unzip();
+        Ok(Self { text, tokens, ends })
+    }
+}
+
+/// The decoder's token embeddings `[vocabulary, d_model]`, f32.
+#[derive(Debug, Clone)]
+pub struct TokenEmbeddings(Tensor);
+
+impl TokenEmbeddings {
+    /// Those of a decoder.
+    pub fn of(decoder: &Decoder) -> Result<Self> {
+        let ids: Vec<u32> = (0..decoder.vocabulary()? as u32).collect();
+        Ok(Self(decoder.embed(&ids)?))
+    }
+
+    /// From a table.
+    ///
+    /// # Errors
+    /// When it has not two dimensions.
+    pub fn new(table: Tensor) -> Result<Self> {
+        table.dims2()?;
+        Ok(Self(table))
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Tensor {
+        &self.0
+    }
+
+    fn vocabulary(&self) -> Result<u32> {
+        Ok(u32::try_from(self.0.dim(0)?).unwrap_or(u32::MAX))
+    }
+
+    fn rows(&self, ids: &[u32]) -> Result<Tensor> {
+        let vocabulary = self.vocabulary()?;
+        if let Some(id) = ids.iter().find(|id| **id >= vocabulary) {
+            return Err(TrainError::Invalid(format!("token {id} is outside the vocabulary of {vocabulary}")));
+        }
+        Ok(self.0.index_select(&Tensor::new(ids, self.0.device())?, 0)?)
+    }
+}
+
 /// Chunks with what the encoder says of them and which decoder token each word piece belongs to.
 pub struct Pool {
     chunks: Vec<Encoded>,
@@ -31,23 +92,22 @@ struct Encoded {
 }
 
 impl Pool {
-    /// Encodes `texts` once.
+    /// Encodes `passages` once.
     pub fn encode(
-        texts: &[String],
+        passages: &[Passage],
         encoder: &TextEncoder,
         pieces: &TextTokenizer,
-        tokens: &TextTokenizer,
         mut seen: impl FnMut(usize),
     ) -> Result<Self> {
-        let mut chunks = Vec::with_capacity(texts.len());
+        let mut chunks = Vec::with_capacity(passages.len());
         let mut documents: HashMap<u32, usize> = HashMap::new();
-        for batch in texts.chunks(32) {
-            let texts: Vec<&str> = batch.iter().map(String::as_str).collect();
+        for batch in passages.chunks(32) {
+            let texts: Vec<&str> = batch.iter().map(|passage| passage.text.as_str()).collect();
             let tokenized = tokenize(pieces, &texts)?;
             let features = Adapter::features(&encoder.states(&tokenized.sequences)?, &tokenized.content)?;
             let mut start = 0;
-            for (text, count) in texts.iter().zip(&tokenized.content.pieces) {
-                let aligned = align(text, pieces, tokens)?;
+            for (passage, count) in batch.iter().zip(&tokenized.content.pieces) {
+                let aligned = align(passage, pieces)?;
                 if aligned.len() == *count && *count > 0 {
                     aligned
                         .iter()
@@ -70,14 +130,13 @@ impl Pool {
 }
 
 /// For every word piece, the decoder token that covers its first byte.
-fn align(text: &str, pieces: &TextTokenizer, tokens: &TextTokenizer) -> Result<Vec<u32>> {
-    let tokens = tokens.encode_with_offsets(text)?;
+fn align(passage: &Passage, pieces: &TextTokenizer) -> Result<Vec<u32>> {
     let mut at = 0;
-    let aligned = pieces.encode_with_offsets(text)?.into_iter().filter_map(|piece| {
-        while at + 1 < tokens.len() && tokens[at].end <= piece.start {
+    let aligned = pieces.encode_with_offsets(&passage.text)?.into_iter().filter_map(|piece| {
+        while at + 1 < passage.tokens.len() && passage.ends.get(at).is_some_and(|end| *end <= piece.start) {
             at += 1;
         }
-        tokens.get(at).map(|t| t.id)
+        passage.tokens.get(at).copied()
     });
     Ok(aligned.collect())
 }
@@ -91,21 +150,21 @@ pub struct PretrainProgress {
     pub accuracy: f32,
 }
 
-/// Trains `parameters` in place; `report` sees every step.
+/// Trains `parameters` in place; `report` sees every step and says whether to go on.
 pub fn pretrain(
     config: &AdapterConfig,
     parameters: Parameters,
     stage: &PretrainStage,
     pool: &Pool,
-    decoder: &Decoder,
+    embeddings: &TokenEmbeddings,
     seed: u64,
-    mut report: impl FnMut(usize, PretrainProgress),
+    mut report: impl FnMut(usize, PretrainProgress) -> bool,
 ) -> Result<()> {
     let adapter = Adapter::new(config.clone(), parameters.tensors(), &Device::Cpu)?;
     // The output scale gets no gradient here: the segment loss compares directions at the embeddings' own scale.
     let trained = parameters.0.iter().filter(|(name, _)| name.as_str() != "scale").map(|(n, v)| (n.clone(), v.clone()));
     let mut optimizer = AdamW::new(Parameters(trained.collect()), stage.adapter);
-    let vocabulary = decoder.vocabulary()? as u32;
+    let vocabulary = embeddings.vocabulary()?;
     for step in 0..stage.steps {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(step as u64);
@@ -116,7 +175,7 @@ pub fn pretrain(
         while sampled.len() < stage.negatives.min(vocabulary as usize) {
             sampled.insert(rng.random_range(0..vocabulary));
         }
-        let (loss, accuracy) = loss(&adapter, &batch, &aligned, sampled, decoder, &pool.idf)?;
+        let (loss, accuracy) = loss(&adapter, &batch, &aligned, sampled, embeddings, &pool.idf)?;
         let done = step as f64 / stage.steps as f64;
         optimizer.accumulate(&loss.backward()?)?;
         optimizer.step(0.05 + 0.95 * 0.5 * (1.0 + (std::f64::consts::PI * done).cos()))?;
@@ -124,7 +183,9 @@ pub fn pretrain(
         if !loss.is_finite() {
             return Err(TrainError::Diverged { step, loss });
         }
-        report(step, PretrainProgress { loss, accuracy });
+        if !report(step, PretrainProgress { loss, accuracy }) {
+            return Err(TrainError::Stopped);
+        }
     }
     Ok(())
 }
@@ -134,7 +195,7 @@ fn loss(
     batch: &[&Encoded],
     aligned: &[u32],
     sampled: BTreeSet<u32>,
-    decoder: &Decoder,
+    decoder: &TokenEmbeddings,
     idf: &HashMap<u32, f32>,
 ) -> Result<(Tensor, f32)> {
     let features = Tensor::cat(&batch.iter().map(|c| c.features.clone()).collect::<Vec<_>>(), 0)?;
@@ -142,12 +203,12 @@ fn loss(
     let sampled: Vec<u32> = sampled.into_iter().collect();
     let targets: Vec<u32> = aligned.iter().map(|id| sampled.partition_point(|s| s < id) as u32).collect();
     let values = adapter.values(&features)?;
-    let logits = frozen_linear(&values, &decoder.embed(&sampled)?)?;
+    let logits = frozen_linear(&values, &decoder.rows(&sampled)?)?;
     let accuracy = accuracy(&logits, &targets)?;
     let weight = vec![1.0 / targets.len() as f32; targets.len()];
     let classified = cross_entropy(&logits, &targets, &weight)?;
     let power = f64::from(adapter.config().embedding_rms).powi(2);
-    let embeddings = decoder.embed(aligned)?;
+    let embeddings = decoder.rows(aligned)?;
     let distance = ((values - &embeddings)?.sqr()?.mean_all()? / power)?;
     let mixes = segment_mixes(&embeddings, aligned, &pieces, adapter.config(), idf)?;
     let soft = adapter.soft_tokens(&features, &pieces)?;

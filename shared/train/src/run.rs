@@ -5,23 +5,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use e2llm_model::chunk::Chunker;
 use e2llm_model::template::Frame;
-use e2llm_model::{
-    AdapterConfig, AdapterForm, Bridge, BundleConfig, Decoder, Defaults, LoraConfig, TextEncoder, TextTokenizer,
-};
+use e2llm_model::{AdapterConfig, AdapterForm, Bridge, Decoder, TextEncoder, TextTokenizer};
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::corpus::Corpus;
 use crate::error::{Result, TrainError};
 use crate::evaluate::{Evaluation, evaluate};
+use crate::export::{BundleFiles, Names};
 use crate::optimizer::{AdamW, AdamWConfig, Parameters};
-use crate::pretrain::{Pool, pretrain};
-use crate::recipe::{Features, Recipe, Stage};
+use crate::pretrain::{Passage, Pool, TokenEmbeddings, pretrain};
+use crate::recipe::{Features, PretrainStage, Recipe, Stage};
 use crate::sample::{Objective, Sampler};
 use crate::session::{LocalSession, initial_adapter, initial_lora};
+use crate::sides::Target;
 use crate::table::word_piece_table;
 use crate::trainer::{Progress, Trainer};
 
@@ -222,27 +222,16 @@ impl<'a> Run<'a> {
     /// Writes `bundle.json`, `adapter.safetensors` and `lora.safetensors` (f16) into `directory`.
     pub fn export(&self, directory: &Path, name: &str, encoder: &str, decoder: &str) -> Result<()> {
         std::fs::create_dir_all(directory).map_err(TrainError::io(directory))?;
-        let config = BundleConfig {
-            name: name.to_owned(),
-            encoder: encoder.to_owned(),
-            decoder: decoder.to_owned(),
-            chunk_tokens: self.recipe.chunk_tokens,
-            adapter: self.trainer.session.adapter().config().clone(),
-            lora: Some(LoraConfig { rank: self.recipe.lora_rank, scale: self.recipe.lora_scale }),
-            defaults: Defaults::default(),
-        };
-        let text = serde_json::to_string_pretty(&config).map_err(|e| TrainError::Invalid(e.to_string()))?;
-        let path = directory.join("bundle.json");
-        std::fs::write(&path, text + "\n").map_err(TrainError::io(&path))?;
-        write_f16(self.trainer.session.parameters(), &directory.join("adapter.safetensors"))?;
-        write_f16(self.trainer.lora().parameters(), &directory.join("lora.safetensors"))
+        let names = Names { bundle: name, encoder, decoder };
+        let (session, lora) = (&self.trainer.session, self.trainer.lora().parameters());
+        let adapter = session.adapter().config().clone();
+        let bundle = BundleFiles::new(&self.recipe, names, adapter, &session.parameters().tensors(), &lora.tensors())?;
+        for (name, bytes) in bundle.files {
+            let path = directory.join(name);
+            std::fs::write(&path, bytes).map_err(TrainError::io(&path))?;
+        }
+        Ok(())
     }
-}
-
-fn write_f16(parameters: &Parameters, path: &Path) -> Result<()> {
-    let half = parameters.0.iter().map(|(name, var)| Ok((name.as_str(), var.as_tensor().to_dtype(DType::F16)?)));
-    let half: HashMap<&str, Tensor> = half.collect::<Result<_>>()?;
-    Ok(candle_core::safetensors::save(&half, path)?)
 }
 
 pub(crate) fn digest(recipe: &Recipe) -> Result<String> {
@@ -251,19 +240,20 @@ pub(crate) fn digest(recipe: &Recipe) -> Result<String> {
 }
 
 pub(crate) fn adapter_config(recipe: &Recipe, models: &Models) -> Result<AdapterConfig> {
-    let vocabulary = models.decoder.vocabulary()? as u32;
-    let ids: Vec<u32> = (0..vocabulary).collect();
-    let mean_square = models.decoder.embed(&ids)?.sqr()?.mean_all()?.to_scalar::<f32>()?;
-    Ok(AdapterConfig {
+    Ok(adapter_shape(recipe, models.encoder.width(), Target::of(&models.decoder)?))
+}
+
+pub(crate) fn adapter_shape(recipe: &Recipe, d_enc: usize, target: Target) -> AdapterConfig {
+    AdapterConfig {
         form: AdapterForm::GatedSegments,
         ratio: recipe.ratio,
-        d_enc: models.encoder.width(),
-        d_model: models.decoder.config().d_model,
+        d_enc,
+        d_model: target.d_model,
         value_hidden: VALUE_HIDDEN,
         gate_hidden: GATE_HIDDEN,
         segment_hidden: SEGMENT_HIDDEN,
-        embedding_rms: mean_square.sqrt(),
-    })
+        embedding_rms: target.embedding_rms,
+    }
 }
 
 /// A sampler for these models; `max_target` 0 means no limit.
@@ -288,18 +278,30 @@ fn pretrain_adapter(
     report: &mut dyn FnMut(Report),
 ) -> Result<()> {
     let Some(stage) = &recipe.pretrain else { return Ok(()) };
+    let passages = pretrain_passages(recipe, stage, sampler, corpus)?;
+    let embeddings = TokenEmbeddings::of(&models.decoder)?;
+    let pool = Pool::encode(&passages, &models.encoder, &models.pieces, |chunks| {
+        report(Report::Pooling { chunks, of: stage.passages })
+    })?;
+    pretrain(config, adapter.clone(), stage, &pool, &embeddings, recipe.seed, |step, p| {
+        report(Report::Pretrain { step: step + 1, of: stage.steps, loss: p.loss, accuracy: p.accuracy });
+        true
+    })
+}
+
+/// The passages of a recipe's pretraining, with the decoder's tokens of them.
+pub fn pretrain_passages(
+    recipe: &Recipe,
+    stage: &PretrainStage,
+    sampler: &Sampler,
+    corpus: &Corpus,
+) -> Result<Vec<Passage>> {
     // Numbers from the top, so that no passage of pretraining is drawn again by the stages that follow.
     let texts = (0..stage.passages as u64).map(|i| {
         let sample = sampler.draw(corpus, &[(Objective::Reconstruct, 1.0)], (1, 1), recipe.seed, u64::MAX - i)?;
-        Ok(crate::trainer::chunks(std::slice::from_ref(&sample)).concat())
+        Passage::new(crate::trainer::chunks(std::slice::from_ref(&sample)).concat(), &sampler.tokenizer)
     });
-    let texts = texts.collect::<Result<Vec<String>>>()?;
-    let pool = Pool::encode(&texts, &models.encoder, &models.pieces, &models.tokens, |chunks| {
-        report(Report::Pooling { chunks, of: stage.passages })
-    })?;
-    pretrain(config, adapter.clone(), stage, &pool, &models.decoder, recipe.seed, |step, p| {
-        report(Report::Pretrain { step: step + 1, of: stage.steps, loss: p.loss, accuracy: p.accuracy });
-    })
+    texts.collect()
 }
 
 fn trainer(

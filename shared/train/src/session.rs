@@ -10,6 +10,9 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::error::{Result, TrainError};
 use crate::optimizer::{AdamW, AdamWConfig, Parameters};
+use crate::pretrain::{Passage, Pool, TokenEmbeddings, pretrain};
+use crate::recipe::Recipe;
+use crate::run::Report;
 
 /// Soft tokens of several chunks, one after the other.
 #[derive(Debug, Clone)]
@@ -80,6 +83,25 @@ impl LocalSession {
     pub fn frozen(encoder: Arc<TextEncoder>, tokenizer: Arc<TextTokenizer>, adapter: Adapter) -> Self {
         let optimizer = AdamW::new(Parameters::default(), AdamWConfig::default());
         Self { encoder, tokenizer, adapter, optimizer, bridge: None, pending: None }
+    }
+
+    /// Fits the adapter to the decoder's embeddings, by the recipe's pretraining; nothing without one. `report` hears of
+    /// every step and says whether to go on.
+    pub fn pretrain(
+        &mut self,
+        recipe: &Recipe,
+        embeddings: &TokenEmbeddings,
+        passages: &[Passage],
+        report: &mut dyn FnMut(Report) -> bool,
+    ) -> Result<()> {
+        let Some(stage) = &recipe.pretrain else { return Ok(()) };
+        let pool = Pool::encode(passages, &self.encoder, &self.tokenizer, |chunks| {
+            report(Report::Pooling { chunks, of: passages.len() });
+        })?;
+        let (config, parameters) = (self.adapter.config(), self.optimizer.parameters().clone());
+        pretrain(config, parameters, stage, &pool, embeddings, recipe.seed, |step, p| {
+            report(Report::Pretrain { step: step + 1, of: stage.steps, loss: p.loss, accuracy: p.accuracy })
+        })
     }
 
     /// The adapter's parameters, to be exported.

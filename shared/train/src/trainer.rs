@@ -57,6 +57,25 @@ impl<S: EncoderSession> Trainer<S> {
         &self.lora
     }
 
+    /// Gives the decoder back, as it came.
+    pub fn into_decoder(self) -> Result<Decoder> {
+        let mut decoder = self.decoder;
+        decoder.set_lora(&HashMap::new(), 0, 0.0)?;
+        Ok(decoder)
+    }
+
+    /// Parameters and moments of the decoder side.
+    pub fn save_decoder(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut tensors = BTreeMap::new();
+        self.lora.save("lora", &mut tensors)?;
+        Ok(tensors)
+    }
+
+    /// Restores what [`Trainer::save_decoder`] gave.
+    pub fn restore_decoder(&mut self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        self.lora.restore("lora", tensors)
+    }
+
     /// Optimizer settings of both sides from now on; moments stay.
     pub fn configure(&mut self, adapter: AdamWConfig, lora: AdamWConfig) {
         self.session.configure(adapter);

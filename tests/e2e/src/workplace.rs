@@ -44,6 +44,11 @@ impl Workplace {
         Self::with(vec!["--store".to_owned(), "store".to_owned()])
     }
 
+    /// Whose commands say themselves where they work.
+    pub fn bare() -> Self {
+        Self::with(Vec::new())
+    }
+
     /// Whose commands use the services at `url`.
     pub fn on_server(url: &str) -> Self {
         Self::with(vec!["--server".to_owned(), url.to_owned()])

@@ -1,9 +1,12 @@
 //! The commands that look after bulk jobs.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 
 use super::bulk::INPUT_HELP;
-use super::{AskWork, EncodeWork, OutputArgs, SummarizeWork};
+use super::{AskWork, EncodeWork, JobOptions, OutputArgs, SummarizeWork};
 
 /// `e2llm jobs …`
 #[derive(Debug, Subcommand)]
@@ -29,6 +32,14 @@ pub(crate) enum JobsCommand {
         job: String,
         #[command(flatten)]
         output: OutputArgs,
+    },
+    /// Fetch the bundle that a training job has written, to be used with --bundle DIR
+    Bundle {
+        #[arg(value_name = "JOB")]
+        job: String,
+        /// Directory for bundle.json, adapter.safetensors and lora.safetensors
+        #[arg(long, short, value_name = "DIR")]
+        output: PathBuf,
     },
     /// Cancel a job; what it has finished stays
     Cancel {
@@ -65,4 +76,43 @@ pub(crate) enum Submission {
     Summarize(SummarizeWork),
     /// Ask many questions, or one question of many documents
     Ask(AskWork),
+    /// Train an adapter and a decoder LoRA by encoder-decoder pairs that meet in rounds
+    Train(TrainWork),
+}
+
+/// What to train, on what, and by how many.
+#[derive(Debug, Args)]
+pub(crate) struct TrainWork {
+    /// What to train, in YAML; as for `e2llm train`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipe: PathBuf,
+    /// Documents to train on: JSON Lines of {"id", "text", "abstract"?}; may be given several times
+    #[arg(long = "input", value_name = "FILE", required = true)]
+    pub(crate) inputs: Vec<PathBuf>,
+    /// Encoder-decoder pairs; each takes its share of every batch
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) pairs: u32,
+    /// Optimizer steps that a pair takes before all meet; 1 is synchronous training
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) local_steps: usize,
+    /// Rate of the outer step towards the pairs' mean; 1 with momentum 0 is the mean itself
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub(crate) outer_rate: f64,
+    /// Nesterov momentum of the outer step
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    pub(crate) outer_momentum: f64,
+    /// Pairs that are enough to end a round when the others are late [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) quorum: Option<u32>,
+    /// How long a quorum waits for the others
+    #[arg(long, value_name = "DURATION", default_value = "2min", value_parser = humantime::parse_duration)]
+    pub(crate) quorum_wait: Duration,
+    /// Name of the bundle that is written in the end
+    #[arg(long, value_name = "NAME", default_value = "trained")]
+    pub(crate) name: String,
+    /// Name of the job: the same command under the same name is the same job
+    #[arg(long, value_name = "NAME")]
+    pub(crate) job: Option<String>,
+    #[command(flatten)]
+    pub(crate) options: JobOptions,
 }

@@ -91,6 +91,7 @@ fn bulk_commands_and_submissions_take_the_same_work_and_options() {
                 Submission::Encode(work) => work.job,
                 Submission::Summarize(work) => work.job,
                 Submission::Ask(work) => work.job,
+                Submission::Train(work) => panic!("{work:?}"),
             },
             other => panic!("{other:?}"),
         };

@@ -185,7 +185,7 @@ impl Work {
         let results = match self.kind {
             JobKind::Ask => "answers",
             JobKind::Summarize => "summaries",
-            JobKind::Encode | JobKind::Unspecified => "",
+            JobKind::Encode | JobKind::Train | JobKind::Unspecified => "",
         };
         if purpose == Purpose::Run && !results.is_empty() {
             hint += &format!("; the {results} so far: e2llm jobs result {job_id}");

@@ -223,7 +223,7 @@ fn time(kind: JobKind, estimate: Option<(Estimate, u64)>) -> String {
     };
     let seconds = |seconds: f64| duration(seconds.ceil() as u64);
     let decode = match kind {
-        JobKind::Encode | JobKind::Unspecified => String::new(),
+        JobKind::Encode | JobKind::Train | JobKind::Unspecified => String::new(),
         JobKind::Summarize | JobKind::Ask => format!(" and {} of decoding", seconds(decode_s)),
     };
     let plural = if jobs == 1 { "" } else { "s" };

@@ -1,7 +1,9 @@
 //! `e2llm jobs`: bulk jobs of this store.
 
 mod status;
+mod train;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -41,12 +43,20 @@ pub(crate) async fn run(app: &App, command: JobsCommand) -> Result<ExitCode> {
 }
 
 async fn submit(app: &App, submission: Submission) -> Result<ExitCode> {
+    if let Submission::Train(work) = &submission {
+        let (services, job) = train::submit(app, work).await?;
+        return submitted(app, services, &job).await;
+    }
     let work = submit::work(app, submission).await?;
     if work.job.dry_run {
         return dry_run::run(app, &work).await;
     }
     let (services, job) = submit::submit(app, &work).await?;
-    let shown = Jobs { app, services: &services }.show(&job).await;
+    submitted(app, services, &job).await
+}
+
+async fn submitted(app: &App, services: Services, job: &str) -> Result<ExitCode> {
+    let shown = Jobs { app, services: &services }.show(job).await;
     if services.are_own() && !app.settings.quiet {
         warn_line(&format!("it runs when it is watched or its results are fetched here: e2llm jobs watch {job}"));
     }
@@ -61,6 +71,7 @@ fn needs(command: &JobsCommand) -> Needs {
         JobsCommand::Submit(_)
         | JobsCommand::List
         | JobsCommand::Show { .. }
+        | JobsCommand::Bundle { .. }
         | JobsCommand::Cancel { .. }
         | JobsCommand::Delete { .. } => Needs::Records,
     }
@@ -86,6 +97,7 @@ impl Jobs<'_> {
                 };
                 self.print(&self.call("Coordinator.CancelJob", &job, cancel).await?)
             }
+            JobsCommand::Bundle { job, output } => self.bundle(&job, &output).await,
             JobsCommand::Delete { job } => self.delete(&job).await,
             JobsCommand::Resume { job } => self.resume(&job).await,
         }
@@ -125,6 +137,17 @@ impl Jobs<'_> {
             json!({"job_id": job, "deleted": true, "objects": objects, "bytes": bytes}).to_string()
         } else {
             format!("deleted job {}: {} objects, {}", clean(job), count(objects), render::bytes(bytes))
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn bundle(&self, job: &str, directory: &Path) -> Result<ExitCode> {
+        let status = self.status(job).await?;
+        let fingerprint = train::fetch_bundle(self.services, &status, directory).await?;
+        output::print_line(&if self.app.settings.json {
+            json!({"job_id": job, "fingerprint": fingerprint, "directory": directory}).to_string()
+        } else {
+            format!("bundle {fingerprint} in {}", directory.display())
         })?;
         Ok(ExitCode::SUCCESS)
     }

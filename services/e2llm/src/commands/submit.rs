@@ -17,6 +17,7 @@ pub(super) async fn work(app: &App, submission: Submission) -> Result<Work> {
         Submission::Encode(args) => encode::work(app, args).await,
         Submission::Summarize(args) => summarize::work(app, args).await,
         Submission::Ask(args) => ask::work(app, args).await,
+        Submission::Train(_) => anyhow::bail!("a training job has no rows to read"),
     }
 }
 

@@ -60,11 +60,23 @@ const SUMMARIZED: &[Column] = &[
 const ANSWERED: &[Column] =
     &[("id", Text), ("answer", Text), ("usage", Text), ("error_code", Text), ("error_message", Text)];
 
+const TRAINED: &[Column] = &[
+    ("id", Text),
+    ("left_out", Flag),
+    ("losses", Text),
+    ("targets", Integer),
+    ("positions", Integer),
+    ("bundle", Text),
+    ("error_code", Text),
+    ("error_message", Text),
+];
+
 fn columns_of(kind: JobKind) -> &'static [Column] {
     match kind {
         JobKind::Encode | JobKind::Unspecified => ENCODED,
         JobKind::Summarize => SUMMARIZED,
         JobKind::Ask => ANSWERED,
+        JobKind::Train => TRAINED,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use e2llm_api::v1::{JobKind, JobStatus};
 use serde_json::{Value, json};
 
-use crate::render::{clean, count, duration};
+use crate::render::{self, clean, count, duration};
 
 /// The name of a kind of job.
 pub(in crate::commands) fn kind_name(kind: JobKind) -> &'static str {
@@ -14,6 +14,7 @@ pub(in crate::commands) fn kind_name(kind: JobKind) -> &'static str {
         JobKind::Encode => "encode",
         JobKind::Summarize => "summarize",
         JobKind::Ask => "ask",
+        JobKind::Train => "train",
     }
 }
 
@@ -27,7 +28,7 @@ pub(super) fn status_json(status: &JobStatus) -> Value {
         "tasks_open": status.tasks_open, "tasks_running": status.tasks_running, "retries": status.retries,
         "encode_busy_s": seconds(status.encode_busy_us), "decode_busy_s": seconds(status.decode_busy_us),
         "created_unix_ms": status.created_unix_ms, "ended_unix_ms": status.ended_unix_ms,
-        "expires_unix_ms": status.expires_unix_ms,
+        "expires_unix_ms": status.expires_unix_ms, "train": status.train.as_ref().map(render::training_json),
     })
 }
 
@@ -48,6 +49,9 @@ pub(super) fn status_text(status: &JobStatus) -> String {
     );
     if status.retries > 0 {
         text += &format!(", {} tried again", count(status.retries));
+    }
+    if let Some(train) = &status.train {
+        text += &format!(", {}", render::training_text(train));
     }
     if let Some(took) = status.ended_unix_ms.checked_sub(status.created_unix_ms) {
         text += &format!(", in {}", duration(took / 1000));

@@ -1,0 +1,145 @@
+//! The outer step of a round: from the members' parameters to the committed ones.
+//!
+//! Members write safetensors whose parameters are named `<side>.value.<name>`; moments beside them are passed over. With
+//! θ the last committed parameters and θ̄ the members' mean, Δ = θ − θ̄ is the outer gradient, and Nesterov's step is
+//! v ← μ·v + Δ, θ ← θ − η·(Δ + μ·v) (DiLoCo, arXiv 2311.08105 §2). With η = 1 and μ = 0 that is the mean itself.
+//! Sums are taken in f64 in the members' order, so that whoever commits a round gets the same bytes.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+
+/// What marks a parameter among a state's tensors.
+const PARAMETER: &str = ".value.";
+
+/// Parameters of one side by name, f32.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Parameters(BTreeMap<String, (Vec<usize>, Vec<f32>)>);
+
+impl Parameters {
+    /// Reads a member's state, or parameters that were committed.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
+        let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+        let mut parameters = BTreeMap::new();
+        for (name, tensor) in file.iter().filter(|(name, _)| name.contains(PARAMETER)) {
+            if tensor.dtype() != Dtype::F32 {
+                return Err(format!("tensor {name} is {:?}, not F32", tensor.dtype()));
+            }
+            let (values, _) = tensor.data().as_chunks::<4>();
+            let values = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
+            parameters.insert(name.to_owned(), (tensor.shape().to_vec(), values));
+        }
+        Ok(Self(parameters))
+    }
+
+    /// The same as safetensors.
+    pub(crate) fn write(&self) -> Result<Bytes, String> {
+        let encoded: BTreeMap<&String, Vec<u8>> = self
+            .0
+            .iter()
+            .map(|(name, (_, values))| (name, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+            .collect();
+        let views = self.0.iter().map(|(name, (shape, _))| {
+            TensorView::new(Dtype::F32, shape.clone(), &encoded[name]).map(|view| (name.as_str(), view))
+        });
+        let views = views.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+        serialize(views, None).map(Bytes::from).map_err(|error| error.to_string())
+    }
+
+    /// The mean of the members' parameters, which must be alike in names and shapes.
+    pub(crate) fn mean(members: &[Self]) -> Result<Self, String> {
+        let Some(first) = members.first() else { return Err("no member has parameters".to_owned()) };
+        if let Some(other) = members.iter().position(|member| !member.is_like(first)) {
+            return Err(format!("member {other} of the round has other parameters than the first"));
+        }
+        let mean = |name: &String, index: usize| {
+            let sum: f64 = members.iter().map(|member| f64::from(member.0[name].1[index])).sum();
+            (sum / members.len() as f64) as f32
+        };
+        let of_tensor = |(name, (shape, values)): (&String, &(Vec<usize>, Vec<f32>))| {
+            let values = (0..values.len()).map(|index| mean(name, index)).collect();
+            (name.clone(), (shape.clone(), values))
+        };
+        Ok(Self(first.0.iter().map(of_tensor).collect()))
+    }
+
+    /// Nesterov's step from these parameters towards `mean`; `velocity` is v, changed in place.
+    pub(crate) fn step(&self, mean: &Self, velocity: &mut Self, rate: f64, momentum: f64) -> Result<Self, String> {
+        if !mean.is_like(self) {
+            return Err("the round has other parameters than the one before".to_owned());
+        }
+        if !velocity.is_like(self) {
+            *velocity = self.zeros();
+        }
+        let mut stepped = self.clone();
+        for (name, (_, values)) in &mut stepped.0 {
+            let Some((_, velocity)) = velocity.0.get_mut(name) else { continue };
+            for ((value, mean), velocity) in values.iter_mut().zip(&mean.0[name].1).zip(velocity) {
+                let gradient = f64::from(*value) - f64::from(*mean);
+                let v = momentum * f64::from(*velocity) + gradient;
+                *velocity = v as f32;
+                *value = (f64::from(*value) - rate * (gradient + momentum * v)) as f32;
+            }
+        }
+        Ok(stepped)
+    }
+
+    fn zeros(&self) -> Self {
+        let zero = |(name, (shape, values)): (&String, &(Vec<usize>, Vec<f32>))| {
+            (name.clone(), (shape.clone(), vec![0.0; values.len()]))
+        };
+        Self(self.0.iter().map(zero).collect())
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        let shape = |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f32>))| (name.clone(), shape.clone());
+        self.0.iter().map(shape).eq(other.0.iter().map(shape))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameters(values: &[f32]) -> Parameters {
+        Parameters(BTreeMap::from([("lora.value.a".to_owned(), (vec![values.len()], values.to_vec()))]))
+    }
+
+    #[test]
+    fn parameters_are_read_as_written_and_moments_passed_over() {
+        let written = parameters(&[1.5, -2.0]).write().unwrap();
+        assert_eq!(Parameters::read(&written).unwrap(), parameters(&[1.5, -2.0]));
+        let mut state = parameters(&[3.0]);
+        state.0.insert("lora.first.a".to_owned(), (vec![1], vec![9.0]));
+        assert_eq!(Parameters::read(&state.write().unwrap()).unwrap(), parameters(&[3.0]));
+        assert!(Parameters::read(&written[..9]).is_err());
+    }
+
+    #[test]
+    fn at_rate_one_without_momentum_the_step_is_the_mean() {
+        let mean = Parameters::mean(&[parameters(&[1.0, 4.0]), parameters(&[3.0, 0.0])]).unwrap();
+        assert_eq!(mean, parameters(&[2.0, 2.0]));
+        let mut velocity = Parameters::default();
+        assert_eq!(parameters(&[5.0, 5.0]).step(&mean, &mut velocity, 1.0, 0.0).unwrap(), mean);
+    }
+
+    #[test]
+    fn momentum_is_nesterovs() {
+        let mut velocity = Parameters::default();
+        let start = parameters(&[1.0]);
+        let first = start.step(&parameters(&[0.0]), &mut velocity, 0.5, 0.8).unwrap();
+        // Δ = 1, v = 1, θ = 1 − 0.5·(1 + 0.8) = 0.1
+        assert!((first.0["lora.value.a"].1[0] - 0.1).abs() < 1e-6);
+        let second = first.step(&parameters(&[0.1]), &mut velocity, 0.5, 0.8).unwrap();
+        // Δ = 0, v = 0.8, θ = 0.1 − 0.5·0.64 = −0.22
+        assert!((second.0["lora.value.a"].1[0] + 0.22).abs() < 1e-6);
+    }
+
+    #[test]
+    fn members_with_other_parameters_are_refused() {
+        let error = Parameters::mean(&[parameters(&[1.0]), parameters(&[1.0, 2.0])]).unwrap_err();
+        assert!(error.contains("member 1"), "{error}");
+        assert!(Parameters::mean(&[]).is_err());
+    }
+}

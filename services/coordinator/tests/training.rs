@@ -1,0 +1,233 @@
+//! Training jobs: rounds open one after the other, are averaged, and survive whoever is lost.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Cluster, HandWorker, small};
+use e2llm_api::ErrorCode;
+use e2llm_api::v1::train_round::Kind;
+use e2llm_api::v1::*;
+use e2llm_runtime::code_of;
+use e2llm_store::Store;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView, serialize};
+
+/// One parameter of one number, with a moment beside it.
+fn state(side: &str, value: f32) -> Vec<u8> {
+    let (value, moment) = (value.to_le_bytes(), 9f32.to_le_bytes());
+    let view = |bytes| TensorView::new(Dtype::F32, vec![1], bytes).unwrap();
+    let tensors = [(format!("{side}.value.w"), view(&value[..])), (format!("{side}.first.w"), view(&moment[..]))];
+    serialize(tensors, None).unwrap()
+}
+
+async fn value(store: &Store, object: &ObjectRef, side: &str) -> f32 {
+    let bytes = store.get_named(object).await.unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = file.tensor(&format!("{side}.value.w")).unwrap();
+    f32::from_le_bytes(tensor.data().try_into().unwrap())
+}
+
+fn round(kind: Kind, members: u32) -> TrainRound {
+    TrainRound { kind: kind.into(), members, steps: 5, ..Default::default() }
+}
+
+/// Two rounds of two members, then the export.
+async fn spec(cluster: &Cluster, job: &str) -> JobSpec {
+    let piece = TextPiece { text: b"{\"id\":\"a\",\"text\":\"b\"}\n".to_vec() };
+    let stored = cluster.client().put_text(tokio_stream::iter([piece])).await.unwrap().into_inner();
+    let train = TrainSpec {
+        recipe: "seed: 1".into(),
+        data: stored.text.into_iter().collect(),
+        members: 2,
+        rounds: vec![round(Kind::Joint, 2), round(Kind::Joint, 2), round(Kind::Export, 1)],
+        outer_rate: 1.0,
+        bundle_name: "b".into(),
+        ..Default::default()
+    };
+    JobSpec { train: Some(train), ..common::spec(JobKind::Train, job) }
+}
+
+/// Finishes a share: both sides end at `value`.
+async fn finish(cluster: &Cluster, worker: &mut HandWorker, task: &Task, value: f32) {
+    let train = task.train.as_ref().unwrap();
+    let prefix = format!("train/{}/rounds/{:06}/member-{}-{}", task.job_id, train.round, train.member, worker.id);
+    let put = async |side: &str| {
+        let (prefix, state) = (format!("{prefix}-{side}"), state(side, value));
+        Some(cluster.store.put_named(&prefix, ".safetensors", state.into()).await.unwrap())
+    };
+    let losses = vec![ObjectiveLoss { objective: "reconstruct".into(), loss: f64::from(value), targets: 10 }];
+    let member = MemberRound {
+        encoder: put("adapter").await,
+        decoder: put("lora").await,
+        losses,
+        targets: 10,
+        ..Default::default()
+    };
+    succeed(worker, task, member).await;
+}
+
+async fn succeed(worker: &mut HandWorker, task: &Task, member: MemberRound) {
+    let Row { number, id, .. } = task.rows[0].clone();
+    let answer = worker.succeed(task, vec![RowResult { number, id, member: Some(member), ..Default::default() }]).await;
+    assert_eq!(answer.acknowledged.len(), 1);
+}
+
+/// The next tasks of a worker, once there are any.
+async fn take(worker: &mut HandWorker, slots: u32) -> Vec<Task> {
+    for _ in 0..100 {
+        let tasks = worker.take(slots).await;
+        if !tasks.is_empty() {
+            return tasks;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("no task came");
+}
+
+async fn until(cluster: &Cluster, job: &str, done: impl Fn(&JobStatus) -> bool) -> JobStatus {
+    for _ in 0..200 {
+        let status = cluster.status(job).await;
+        if done(&status) {
+            return status;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the job stays {:?}", cluster.status(job).await);
+}
+
+#[tokio::test]
+async fn rounds_follow_one_another_from_the_members_mean_to_the_bundle() {
+    let cluster = Cluster::start(small()).await;
+    let rows = cluster.submit(spec(&cluster, "j").await, vec![]).await.unwrap().rows;
+    assert_eq!(rows, 5);
+    let mut worker = cluster.worker("w", Stage::Train);
+    let first = take(&mut worker, 9).await;
+    assert_eq!(first.len(), 2, "the second round waits for the first");
+    assert!(first[0].train.as_ref().unwrap().encoder.as_ref().unwrap().parameters.is_none());
+    finish(&cluster, &mut worker, &first[0], 1.0).await;
+    assert!(worker.take(9).await.is_empty());
+    finish(&cluster, &mut worker, &first[1], 4.0).await;
+    let second = take(&mut worker, 9).await;
+    let TrainTask { encoder, decoder, .. } = second[1].train.clone().unwrap();
+    let (encoder, decoder) = (encoder.unwrap(), decoder.unwrap());
+    assert_eq!(value(&cluster.store, &encoder.parameters.unwrap(), "adapter").await, 2.5);
+    assert_eq!(value(&cluster.store, &decoder.parameters.unwrap(), "lora").await, 2.5);
+    let own = encoder.moments.unwrap();
+    assert!(own.path.contains("member-1-") && cluster.store.get_named(&own).await.is_ok());
+    let status = cluster.status("j").await.train.unwrap();
+    assert_eq!((status.rounds, status.rounds_committed, status.steps, status.steps_done), (3, 1, 10, 5));
+    assert_eq!((status.targets, status.losses[0].loss), (20, 2.5));
+    for task in &second {
+        finish(&cluster, &mut worker, task, 3.0).await;
+    }
+    let export = take(&mut worker, 9).await;
+    assert!(!cluster.store.exists(&own.path).await.unwrap(), "nothing starts from the first round any more");
+    succeed(&mut worker, &export[0], MemberRound { bundle: "f00d".into(), ..Default::default() }).await;
+    let ended = until(&cluster, "j", |status| status.state == "succeeded").await;
+    let train = ended.train.unwrap();
+    assert_eq!((ended.rows_failed, train.bundle.as_str(), train.rounds_committed), (0, "f00d", 3));
+}
+
+#[tokio::test]
+async fn a_new_coordinator_goes_on_in_the_same_round() {
+    let cluster = Cluster::start(small()).await;
+    cluster.submit(spec(&cluster, "j").await, vec![]).await.unwrap();
+    let mut worker = cluster.worker("w", Stage::Train);
+    for task in take(&mut worker, 2).await {
+        finish(&cluster, &mut worker, &task, 2.0).await;
+    }
+    let half = take(&mut worker, 1).await;
+    finish(&cluster, &mut worker, &half[0], 2.0).await;
+    let cluster = cluster.restart().await;
+    let mut worker = cluster.worker("w2", Stage::Train);
+    let rest = take(&mut worker, 9).await;
+    assert_eq!((rest.len(), rest[0].rows[0].id.as_str()), (1, "round-000001/member-1"));
+    finish(&cluster, &mut worker, &rest[0], 4.0).await;
+    let export = take(&mut worker, 9).await;
+    let parameters = export[0].train.clone().unwrap().encoder.unwrap().parameters.unwrap();
+    assert_eq!(value(&cluster.store, &parameters, "adapter").await, 3.0);
+}
+
+#[tokio::test]
+async fn a_round_whose_coordinator_died_before_it_was_committed_is_committed_by_the_next() {
+    let cluster = Cluster::start(small()).await;
+    cluster.submit(spec(&cluster, "j").await, vec![]).await.unwrap();
+    let mut worker = cluster.worker("w", Stage::Train);
+    for task in take(&mut worker, 2).await {
+        finish(&cluster, &mut worker, &task, 2.0).await;
+    }
+    until(&cluster, "j", |status| status.train.as_ref().unwrap().rounds_committed == 1).await;
+    cluster.store.delete("train/j/rounds/000000/commit").await.unwrap();
+    let cluster = cluster.restart().await;
+    let tasks = take(&mut cluster.worker("w", Stage::Train), 9).await;
+    assert_eq!(tasks[0].train.as_ref().unwrap().round, 1);
+}
+
+#[tokio::test]
+async fn a_quorum_goes_on_without_a_member_that_is_late() {
+    let cluster = Cluster::start(small()).await;
+    let mut spec = spec(&cluster, "j").await;
+    let train = spec.train.as_mut().unwrap();
+    (train.quorum, train.quorum_wait_s) = (1, 10);
+    cluster.submit(spec, vec![]).await.unwrap();
+    let (mut a, mut late) = (cluster.worker("a", Stage::Train), cluster.worker("late", Stage::Train));
+    let (one, other) = (take(&mut a, 1).await.remove(0), take(&mut late, 1).await.remove(0));
+    finish(&cluster, &mut a, &one, 7.0).await;
+    assert!(a.take(9).await.is_empty());
+    cluster.clock.advance(Duration::from_secs(9));
+    late.holds(&other).await;
+    assert!(a.take(9).await.is_empty(), "the quorum still waits");
+    cluster.clock.advance(Duration::from_secs(2));
+    let next = take(&mut a, 9).await;
+    assert_eq!(next.len(), 2);
+    let parameters = next[0].train.clone().unwrap().decoder.unwrap().parameters.unwrap();
+    assert_eq!(value(&cluster.store, &parameters, "lora").await, 7.0);
+    assert_eq!(late.holds(&other).await.revoked.len(), 1);
+    assert_eq!(cluster.status("j").await.train.unwrap().left_out, 1);
+}
+
+#[tokio::test]
+async fn a_lost_members_share_is_done_by_another_from_the_same_start() {
+    let cluster = Cluster::start(small()).await;
+    cluster.submit(spec(&cluster, "j").await, vec![]).await.unwrap();
+    let lost = take(&mut cluster.worker("lost", Stage::Train), 1).await.remove(0);
+    cluster.clock.advance(Duration::from_secs(20));
+    let mut worker = cluster.worker("w", Stage::Train);
+    worker.take(0).await;
+    cluster.clock.advance(Duration::from_secs(20));
+    let tasks = take(&mut worker, 9).await;
+    let again = tasks.iter().find(|task| task.rows == lost.rows).expect("the lost share is handed out again");
+    assert_eq!((&again.train, again.attempt), (&lost.train, 2));
+}
+
+#[tokio::test]
+async fn a_round_that_nobody_finishes_ends_the_job() {
+    let cluster = Cluster::start(small()).await;
+    cluster.submit(spec(&cluster, "j").await, vec![]).await.unwrap();
+    let mut worker = cluster.worker("w", Stage::Train);
+    for task in take(&mut worker, 9).await {
+        worker.fail(&task, ErrorCode::InvalidArgument).await;
+    }
+    let status = until(&cluster, "j", |status| status.state == "cancelled").await;
+    assert_eq!(status.rows_failed, 2);
+}
+
+#[tokio::test]
+async fn data_must_be_in_the_store_and_is_held_until_the_job_ends() {
+    let cluster = Cluster::start(small()).await;
+    let mut missing = spec(&cluster, "j").await;
+    missing.train.as_mut().unwrap().data[0].hash = blake3::hash(b"other").to_hex().to_string();
+    let error = cluster.submit(missing, vec![]).await.unwrap_err();
+    assert_eq!(code_of(&error), ErrorCode::ObjectGone);
+    let good = spec(&cluster, "k").await;
+    let hash = good.train.as_ref().unwrap().data[0].hash.clone();
+    cluster.submit(good, vec![]).await.unwrap();
+    let mut held = cluster.client().held_texts(HeldTextsRequest {}).await.unwrap().into_inner();
+    let mut hashes = Vec::new();
+    while let Some(message) = held.message().await.unwrap() {
+        hashes.extend(message.text_hashes);
+    }
+    assert!(hashes.contains(&hash));
+}

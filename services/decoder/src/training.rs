@@ -1,0 +1,13 @@
+//! The decoder side of training: shares of rounds, as tasks.
+//!
+//! A share fetches what it starts from, opens a session with an encoder, takes its steps, and leaves the state of both
+//! sides in the store, each written by the side that owns it. This process holds no encoder and no adapter.
+
+mod corpus;
+mod export;
+mod models;
+mod remote;
+mod tasks;
+
+pub use models::{BaseWeights, DecoderSide, LoadDecoderSide, Words};
+pub use tasks::TrainTasks;

@@ -1,0 +1,31 @@
+use e2llm_api::v1::{MemberRound, ObjectRef};
+use e2llm_model::AdapterConfig;
+use e2llm_store::Created;
+use e2llm_train::{BundleFiles, Names, TrainError, parameters_of};
+
+use super::models::DecoderSide;
+use super::tasks::{ShareError, Work};
+
+impl Work {
+    /// Writes the committed parameters as a bundle, `bundles/<fingerprint>/…`.
+    pub(super) fn export(&self, side: &DecoderSide) -> Result<MemberRound, ShareError> {
+        let of = |state: &Option<e2llm_api::v1::SideState>| -> Option<ObjectRef> { state.clone()?.parameters };
+        let untrained = || ShareError::Task("there is nothing to export: no round was committed before".to_owned());
+        let encoder = self.read(of(&self.task.encoder).as_ref())?.ok_or_else(untrained)?;
+        let decoder = self.read(of(&self.task.decoder).as_ref())?.ok_or_else(untrained)?;
+        let adapter = self.session(side, None)?.adapter;
+        let adapter: AdapterConfig = serde_json::from_str(&adapter)
+            .map_err(|error| TrainError::Invalid(format!("the encoder's adapter: {error}")))?;
+        let words = &side.words;
+        let names =
+            Names { bundle: &self.spec.bundle_name, encoder: &words.encoder.name, decoder: &words.decoder.name };
+        let (adapter_parameters, lora) = (parameters_of(&encoder, "adapter"), parameters_of(&decoder, "lora"));
+        let bundle = BundleFiles::new(&self.recipe, names, adapter, &adapter_parameters, &lora)?;
+        let fingerprint = bundle.fingerprint(&words.encoder.sha256, &words.decoder.sha256)?;
+        for (name, bytes) in bundle.files {
+            let written = self.runtime.block_on(self.store.create(&format!("bundles/{fingerprint}/{name}"), bytes));
+            let (Created::New | Created::Exists) = written?;
+        }
+        Ok(MemberRound { bundle: fingerprint, ..MemberRound::default() })
+    }
+}
