@@ -14,7 +14,14 @@ pub(crate) fn root() -> &'static Path {
 
 /// The cargo that started this program, with its own toolchain.
 pub(crate) fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo says of this package to `cargo xtask` makes build scripts that look at it (ring's) run again, and rebuilds
+    // half the workspace.
+    let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
+        cargo.env_remove(name);
+    }
+    cargo
 }
 
 /// Prints the command to standard error, runs it, and fails if it fails.
