@@ -38,9 +38,10 @@ pub struct EncodedChunk {
 }
 
 impl DocumentEncoder {
-    /// Loads the encoder's weights and the bundle's adapter.
+    /// Loads the encoder's weights, merges the bundle's LoRA into them, and loads the adapter.
     pub fn load(bundle: &Bundle, weights: &Path, config: &str, tokenizer: &Path, device: &Device) -> Result<Self> {
-        let encoder = TextEncoder::load(weights, config, device)?;
+        let mut encoder = TextEncoder::load(weights, config, device)?;
+        bundle.adapt_encoder(&mut encoder, device)?;
         let chunk_tokens = bundle.config.chunk_tokens;
         if chunk_tokens + 2 > encoder.max_tokens() {
             return Err(ModelError::WindowExceeded { positions: chunk_tokens + 2, window: encoder.max_tokens() });
