@@ -6,7 +6,7 @@ Run by hand when a case is added; the output is committed:
     python tests/golden/generate.py --encoder DIR --decoder FILE.gguf [part ...]
 
 DIR holds all-MiniLM-L6-v2 (model.safetensors, tokenizer.json, vocab.txt), FILE.gguf is SmolLM2-135M-Instruct in
-Q4_1: the two that `e2llm models pull` fetches. Parts: tokens templates encoder decoder tiny (all without an argument).
+Q4_1: the two that `e2llm models pull` fetches. Parts: tokens templates encoder decoder tiny training (all without an argument).
 xllamacpp (llama.cpp) is optional: it only checks the decoder's token ids a second time.
 README.md in this directory describes the files.
 """
@@ -14,7 +14,7 @@ README.md in this directory describes the files.
 import argparse
 from pathlib import Path
 
-PARTS = ["tokens", "templates", "encoder", "decoder", "tiny"]
+PARTS = ["tokens", "templates", "encoder", "decoder", "tiny", "training"]
 
 
 def main() -> None:
@@ -48,6 +48,10 @@ def main() -> None:
         import tiny
 
         tiny.checkpoints()
+    if "training" in arguments.parts:
+        import training
+
+        training.values()
 
 
 if __name__ == "__main__":

@@ -1,24 +1,27 @@
 //! `e2llm train`: training of adapters, and the held-out losses that judge them.
 
-use std::collections::HashMap;
+mod curve;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use clap::{Args, Subcommand};
 use e2llm_model::generate::DecoderFiles;
-use e2llm_model::{Bundle, LoraConfig, TextEncoder, TextTokenizer};
+use e2llm_model::{Bundle, Decoder, TextEncoder, TextTokenizer};
 use e2llm_runtime::Shutdown;
-use e2llm_train::run::{Models, Report, Rhythm, Run, sampler};
-use e2llm_train::{Corpus, Evaluation, Features, Learned, LocalSession, Recipe, evaluate};
+use e2llm_train::run::{Models, Report, Rhythm, Run, finished, sampler};
+use e2llm_train::{Checkpoint, Corpus, Evaluation, Learned, LocalSession, Objective, ObjectiveLoss, Recipe, evaluate};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::bundle::{LocalBundle, decoder_files, encoder_files};
 use crate::output::print_line;
 use crate::settings::Settings;
+use curve::CurveArgs;
 
 /// `e2llm train …`
 #[derive(Debug, Args)]
@@ -34,17 +37,19 @@ pub(crate) struct TrainArgs {
 enum TrainCommand {
     /// Held-out losses: right chunk, wrong chunk, no context, full text
     Evaluate(EvaluateArgs),
+    /// Draws the losses of runs, from their curve.jsonl
+    Curve(CurveArgs),
 }
 
-/// Train an adapter and a decoder LoRA; repeating the command resumes from the last checkpoint
+/// Train an adapter, and what else the recipe says; repeating the command resumes from the last checkpoint
 #[derive(Debug, Args)]
 struct RunArgs {
     /// What to train, in YAML
     #[arg(long, value_name = "FILE")]
     recipe: PathBuf,
-    /// Documents to train on: JSON Lines of {"id", "text", "abstract"?}
-    #[arg(long, value_name = "FILE")]
-    input: PathBuf,
+    /// What to train on: JSON Lines of documents {"id", "text", "abstract"?} and tasks {"id", "context", "prompt", "answer"}; may be repeated
+    #[arg(long, value_name = "FILE", required = true)]
+    input: Vec<PathBuf>,
     /// Documents to measure on while training; the same form
     #[arg(long, value_name = "FILE")]
     held_out: Option<PathBuf>,
@@ -73,6 +78,9 @@ struct EvaluateArgs {
     /// Which passages, and which wrong chunks
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Leave out the losses of the untrained decoder
+    #[arg(long)]
+    trained_only: bool,
     /// Measure the newest checkpoint of a run with this recipe, instead of the bundle in use
     #[arg(long, value_name = "FILE", requires = "output")]
     recipe: Option<PathBuf>,
@@ -86,6 +94,7 @@ pub(crate) async fn run(args: TrainArgs, settings: &Settings, shutdown: Shutdown
     let settings = settings.clone();
     let work = tokio::task::spawn_blocking(move || match (args.command, args.run) {
         (Some(TrainCommand::Evaluate(args)), _) => evaluate_held_out(&args, &settings),
+        (Some(TrainCommand::Curve(args)), _) => curve::draw(&args),
         (None, Some(args)) => train(&args, &settings),
         (None, None) => bail!("nothing to train; give --recipe, --input and --output, or `train evaluate`"),
     });
@@ -117,7 +126,14 @@ fn read_recipe(path: &Path) -> Result<Recipe> {
 
 fn train(args: &RunArgs, settings: &Settings) -> Result<()> {
     let recipe = read_recipe(&args.recipe)?;
-    let corpus = Corpus::read(&args.input)?;
+    // Neither a control nor a decoder trained in full fits a bundle: those are measured from their checkpoints.
+    let released = recipe.makes_bundle().then(|| args.output.join("bundle"));
+    if let Some(state) = finished(&recipe, &args.output)? {
+        if released.as_ref().is_none_or(|directory| directory.join("bundle.json").exists()) {
+            return show_end(released.as_deref(), true, &state);
+        }
+    }
+    let corpus = Corpus::read_all(&args.input)?;
     let held_out = args.held_out.as_deref().map(Corpus::read).transpose()?;
     let bundle = LocalBundle::prepare(settings)?;
     let mut log = Log::open(&args.output, settings)?;
@@ -129,15 +145,16 @@ fn train(args: &RunArgs, settings: &Settings) -> Result<()> {
         passages: 48,
         budget: args.minutes.map(|m| Duration::from_secs(60 * m)),
     };
-    let finished = run.advance(&rhythm, &mut report)?;
-    // A control needs its table beside the adapter, so it is measured from its checkpoints and never becomes a bundle.
-    let released = (recipe.features == Features::Encoder).then(|| args.output.join("bundle"));
+    let is_finished = run.advance(&rhythm, &mut report)?;
     if let Some(directory) = &released {
         let config = &bundle.bundle.config;
         run.export(directory, &config.name, &config.encoder, &config.decoder)?;
     }
-    let state = run.state();
-    let line = json!({"bundle": released, "finished": finished, "samples": state.samples, "seconds": state.seconds});
+    show_end(released.as_deref(), is_finished, run.state())
+}
+
+fn show_end(bundle: Option<&Path>, finished: bool, state: &Checkpoint) -> Result<()> {
+    let line = json!({"bundle": bundle, "finished": finished, "samples": state.samples, "seconds": state.seconds});
     print_line(&line.to_string())?;
     Ok(())
 }
@@ -167,8 +184,8 @@ impl Log {
             Report::Pretrain { step, of, loss, accuracy } => {
                 ("pretraining".to_owned(), *step, *of, format!("loss {loss:.2} accuracy {:.0} %", accuracy * 100.0))
             }
-            Report::Step { stage, step, of, loss, positions, .. } => {
-                (format!("stage {}", stage + 1), *step, *of, format!("loss {loss:.3} positions {positions}"))
+            Report::Step { stage, step, of, losses, positions, .. } => {
+                (format!("stage {}", stage + 1), *step, *of, format!("{} positions {positions}", by_objective(losses)))
             }
             Report::Evaluated { .. } | Report::Saved { .. } => (String::new(), 0, 0, String::new()),
         };
@@ -186,68 +203,87 @@ impl Log {
     }
 }
 
-/// Soft tokens and LoRA to be measured, from the bundle in use or from a run's checkpoint.
+/// "reconstruct 3.21 continue 3.40"
+fn by_objective(losses: &BTreeMap<Objective, ObjectiveLoss>) -> String {
+    let name = |objective: &Objective| format!("{objective:?}").to_lowercase();
+    let each = losses.iter().map(|(objective, own)| format!("{} {:.2}", name(objective), own.loss));
+    each.collect::<Vec<_>>().join(" ")
+}
+
+/// What is measured, from the bundle in use or from a run's checkpoint.
 struct Subject {
     chunk_tokens: usize,
     session: LocalSession,
-    lora: Option<(HashMap<String, Tensor>, LoraConfig)>,
+    /// The decoder with what it was taught; none where nothing was.
+    taught: Option<Decoder>,
 }
 
 impl Subject {
     fn of_bundle(bundle: &Bundle, models: &Models) -> Result<Self> {
-        let adapter = bundle.adapter(&Device::Cpu)?;
-        let lora = bundle.config.lora.map(|config| Ok::<_, anyhow::Error>((bundle.lora(&Device::Cpu)?, config)));
+        let mut encoder = (*models.encoder).clone();
+        bundle.adapt_encoder(&mut encoder, &Device::Cpu)?;
+        let mut taught = models.decoder.clone();
+        if let Some(config) = bundle.config.lora {
+            taught.set_lora(&bundle.lora(&Device::Cpu)?, config.rank, config.scale)?;
+        }
         Ok(Self {
             chunk_tokens: bundle.config.chunk_tokens,
-            session: LocalSession::frozen(models.encoder.clone(), models.pieces.clone(), adapter),
-            lora: lora.transpose()?,
+            session: LocalSession::frozen(Arc::new(encoder), models.pieces.clone(), bundle.adapter(&Device::Cpu)?)?,
+            taught: bundle.config.lora.map(|_| taught),
         })
     }
 
     fn of_run(recipe: &Path, output: &Path, models: &Models) -> Result<Self> {
         let recipe = read_recipe(recipe)?;
         let learned = Learned::load(&recipe, models, output)?;
-        let config = LoraConfig { rank: recipe.lora_rank, scale: recipe.lora_scale };
-        Ok(Self { chunk_tokens: recipe.chunk_tokens, session: learned.session, lora: Some((learned.lora, config)) })
+        let mut taught = models.decoder.clone();
+        learned.teach(&mut taught)?;
+        let taught = learned.changes_decoder().then_some(taught);
+        Ok(Self { chunk_tokens: recipe.chunk_tokens, session: learned.session, taught })
     }
 }
 
 fn evaluate_held_out(args: &EvaluateArgs, settings: &Settings) -> Result<()> {
     let corpus = Corpus::read(&args.input)?;
     let local = LocalBundle::prepare(settings)?;
-    let mut models = models(&local)?;
+    let models = models(&local)?;
     let mut subject = match (&args.recipe, &args.output) {
         (Some(recipe), Some(output)) => Subject::of_run(recipe, output, &models)?,
         _ => Subject::of_bundle(&local.bundle, &models)?,
     };
     let sampler = sampler(&models, subject.chunk_tokens, 0)?;
-    let base = evaluate(&sampler, &corpus, &mut subject.session, &models.decoder, args.passages, args.seed)?;
-    if let Some((lora, config)) = subject.lora {
-        models.decoder.set_lora(&lora, config.rank, config.scale)?;
+    let mut measure = |decoder| evaluate(&sampler, &corpus, &mut subject.session, decoder, args.passages, args.seed);
+    match &subject.taught {
+        Some(taught) => {
+            let base = if args.trained_only { None } else { Some(measure(&models.decoder)?) };
+            show(settings, &measure(taught)?, base.as_ref())
+        }
+        None => show(settings, &measure(&models.decoder)?, None),
     }
-    let trained = evaluate(&sampler, &corpus, &mut subject.session, &models.decoder, args.passages, args.seed)?;
-    show(settings, &trained, &base)
 }
 
-fn show(settings: &Settings, trained: &Evaluation, base: &Evaluation) -> Result<()> {
+fn show(settings: &Settings, trained: &Evaluation, base: Option<&Evaluation>) -> Result<()> {
     if settings.json {
         let mut line = serde_json::to_value(trained)?;
-        line["without_lora"] = serde_json::to_value(base)?;
+        if let Some(base) = base {
+            line["without_lora"] = serde_json::to_value(base)?;
+        }
         print_line(&line.to_string())?;
         return Ok(());
     }
     print_line(&format!("nats per token over {} passages, {} tokens", trained.samples, trained.tokens))?;
     print_line("                                right   wrong    none    full     gap")?;
-    for (name, losses) in [
-        ("reconstruction", &trained.reconstruction),
-        ("continuation", &trained.continuation),
-        ("reconstruction without LoRA", &base.reconstruction),
-        ("continuation without LoRA", &base.continuation),
-    ] {
-        let e2llm_train::Losses { right, wrong, none, full, gap, gap_error } = losses;
-        print_line(&format!(
-            "{name:<29} {right:>7.3} {wrong:>7.3} {none:>7.3} {full:>7.3} {gap:>7.3} ± {gap_error:.3}"
-        ))?;
+    for (note, evaluation) in [("", Some(trained)), (" untrained decoder", base)] {
+        let Some(evaluation) = evaluation else { continue };
+        for (name, losses) in
+            [("reconstruction", &evaluation.reconstruction), ("continuation", &evaluation.continuation)]
+        {
+            let e2llm_train::Losses { right, wrong, none, full, gap, gap_error } = losses;
+            let name = format!("{name}{note}");
+            print_line(&format!(
+                "{name:<29} {right:>7.3} {wrong:>7.3} {none:>7.3} {full:>7.3} {gap:>7.3} ± {gap_error:.3}"
+            ))?;
+        }
     }
     Ok(())
 }

@@ -20,7 +20,8 @@ use e2llm_store::Store;
 use e2llm_train::pretrain::{Passage, TokenEmbeddings};
 use e2llm_train::run::Report;
 use e2llm_train::{
-    EncoderSession, LocalSession, Recipe, SoftBatch, Target, TrainError, deserialize, encoder_side, overlay, serialize,
+    EncoderSession, LocalSession, Parameters, Recipe, SoftBatch, Target, TrainError, deserialize, encoder_side,
+    overlay, serialize,
 };
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -109,16 +110,20 @@ impl TrainingSession {
         let stage = open.stage as usize;
         let build = move || {
             let target = Target { d_model: open.d_model as usize, embedding_rms: open.embedding_rms };
-            let mut session = encoder_side(&recipe, stage, &encoder, target)?;
+            let mut session = encoder_side(&recipe, stage, open.ratio as usize, &encoder, target)?;
             let mut fresh = BTreeMap::new();
             session.save(&mut fresh)?;
             session.restore(&overlay(fresh, moments, parameters))?;
+            if !open.is_pretraining {
+                session.set_ratio(recipe.ratio_at(stage))?;
+            }
             Ok(session)
         };
         let session = blocking(build).await?;
         let adapter = serde_json::to_string(session.adapter().config());
         let adapter = adapter.map_err(|error| status(ErrorCode::Internal, error.to_string()))?;
-        let parameters = session.parameters().count() as u64;
+        let lora = session.lora_parameters().map_or(0, Parameters::count);
+        let parameters = (session.parameters().count() + lora) as u64;
         info!(parameters, stage, "training session opened");
         (self.recipe, self.session) = (Some(kept), Some(session));
         Ok(vec![Answer::Opened(SessionOpened { adapter, parameters })])

@@ -2,12 +2,19 @@
 //!
 //! [`AdapterForm::GatedSegments`] pools every `ratio` consecutive word pieces into one soft token with a learned,
 //! peaked gate (a plain mean is unreadable to the decoder); [`AdapterForm::OneVector`] is the first form of the paper
-//! (arXiv 2409.06679): pooled chunk vector → Linear, GELU, Linear → one soft token per chunk.
+//! (arXiv 2409.06679): pooled chunk vector → Linear, GELU, Linear → one soft token per chunk;
+//! [`AdapterForm::AttentionPooling`] is its second: learned queries attend to the word pieces. All forms read the same
+//! features (first and last layer of the encoder) and are brought to the embeddings' scale in the same way.
+
+mod config;
+mod pool;
 
 use std::collections::HashMap;
 
-use candle_core::{D, DType, Device, Tensor};
-use serde::{Deserialize, Serialize};
+use candle_core::{Device, Tensor};
+
+pub use config::{AdapterConfig, AdapterForm};
+use pool::chunk_means;
 
 use crate::encoder::TokenStates;
 use crate::error::{ModelError, Result};
@@ -16,73 +23,6 @@ use crate::ops::{gelu, rms_norm};
 /// Weight of the last layer's states beside the first layer's in the features.
 const LAST_LAYER_SCALE: f64 = 2.5;
 const RMS_EPS: f32 = 1e-6;
-/// Gate logit of a slot that has no word piece.
-const EMPTY_SLOT: f32 = -1e9;
-
-/// How chunks become soft tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AdapterForm {
-    /// One soft token per `ratio` word pieces.
-    GatedSegments,
-    /// One soft token per chunk.
-    OneVector,
-}
-
-/// Shape of an adapter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AdapterConfig {
-    /// How chunks become soft tokens.
-    pub form: AdapterForm,
-    /// Word pieces per soft token.
-    pub ratio: usize,
-    /// Width of the encoder's states.
-    pub d_enc: usize,
-    /// Width of the decoder's embeddings.
-    pub d_model: usize,
-    /// Hidden width of the value path.
-    pub value_hidden: usize,
-    /// Hidden width of the gate.
-    pub gate_hidden: usize,
-    /// Hidden width of the segment's residual path.
-    pub segment_hidden: usize,
-    /// Root mean square of the decoder's token embeddings; soft tokens are scaled to it.
-    pub embedding_rms: f32,
-}
-
-impl AdapterConfig {
-    /// Names and shapes of the parameters.
-    pub fn parameters(&self) -> Vec<(&'static str, Vec<usize>)> {
-        let (features, d) = (2 * self.d_enc, self.d_model);
-        let mut list = vec![
-            ("value.up.weight", vec![self.value_hidden, features]),
-            ("value.up.bias", vec![self.value_hidden]),
-            ("value.down.weight", vec![d, self.value_hidden]),
-            ("value.skip.weight", vec![d, features]),
-            ("value.skip.bias", vec![d]),
-            ("scale", vec![1]),
-        ];
-        if self.form == AdapterForm::GatedSegments {
-            list.extend([
-                ("gate.up.weight", vec![self.gate_hidden, features]),
-                ("gate.up.bias", vec![self.gate_hidden]),
-                ("gate.down.weight", vec![1, self.gate_hidden]),
-                ("segment.up.weight", vec![self.segment_hidden, self.ratio * d]),
-                ("segment.up.bias", vec![self.segment_hidden]),
-                ("segment.down.weight", vec![d, self.segment_hidden]),
-            ]);
-        }
-        list
-    }
-
-    /// Soft tokens of a chunk of `pieces` word pieces.
-    pub fn soft_tokens(&self, pieces: usize) -> usize {
-        match self.form {
-            AdapterForm::GatedSegments => pieces.div_ceil(self.ratio),
-            AdapterForm::OneVector => 1,
-        }
-    }
-}
 
 /// Fixed addition to the word pieces' values and gates: the *table* control, in which token identity bypasses the
 /// encoder. Not part of any bundle.
@@ -129,9 +69,7 @@ impl ContentRows {
 impl Adapter {
     /// Checks presence and shape of every parameter.
     pub fn new(config: AdapterConfig, parameters: HashMap<String, Tensor>, device: &Device) -> Result<Self> {
-        if config.ratio == 0 {
-            return Err(ModelError::Config { problem: "adapter ratio is 0; it must be at least 1".to_owned() });
-        }
+        config.check()?;
         for (name, shape) in config.parameters() {
             match parameters.get(name) {
                 Some(tensor) if tensor.dims() == shape => {}
@@ -172,6 +110,9 @@ impl Adapter {
 
     /// Values `[pieces, d_model]`: each word piece in the decoder's embedding space, f32.
     pub fn values(&self, features: &Tensor) -> Result<Tensor> {
+        if matches!(self.config.form, AdapterForm::AttentionPooling { .. }) {
+            return self.linear(features, "attend.v");
+        }
         let hidden = gelu(&self.linear(features, "value.up")?)?;
         Ok((self.linear(features, "value.skip")? + self.linear(&hidden, "value.down")?)?)
     }
@@ -195,58 +136,20 @@ impl Adapter {
             _ => features,
         };
         let pooled = match self.config.form {
-            AdapterForm::OneVector => self.values(&chunk_means(features, pieces)?)?,
+            AdapterForm::OneVector => {
+                let own = self.values(&chunk_means(features, pieces)?)?;
+                match bridge {
+                    Some((bridge, ids)) => (own + bridge.chunk_mixes(ids, pieces)?)?,
+                    None => own,
+                }
+            }
             AdapterForm::GatedSegments => self.pool_segments(features, pieces, bridge)?,
+            AdapterForm::AttentionPooling { queries, heads } => {
+                self.pool_by_attention(features, pieces, queries, heads)?
+            }
         };
         Ok(rms_norm(&pooled, &self.unit, RMS_EPS)?.broadcast_mul(&self.parameters["scale"])?)
     }
-
-    fn pool_segments(&self, features: &Tensor, pieces: &[usize], bridge: Option<(&Bridge, &[u32])>) -> Result<Tensor> {
-        let (ratio, d, device) = (self.config.ratio, self.config.d_model, features.device());
-        let mut values = self.values(features)?;
-        let mut gates = self.linear(&gelu(&self.linear(features, "gate.up")?)?, "gate.down")?;
-        if let Some((bridge, ids)) = bridge {
-            let ids = Tensor::new(ids, device)?;
-            values = (values + bridge.values.index_select(&ids, 0)?)?;
-            gates = (gates + bridge.gates.index_select(&ids, 0)?.unsqueeze(1)?)?;
-        }
-        // Row `total` stands for a slot without word piece at the end of a chunk: zero value, closed gate.
-        let total = features.dim(0)?;
-        let slots = Tensor::new(segment_slots(pieces, ratio, total as u32), device)?;
-        let values = Tensor::cat(&[values, Tensor::zeros((1, d), DType::F32, device)?], 0)?;
-        let gates = Tensor::cat(&[gates, Tensor::full(EMPTY_SLOT, (1, 1), device)?], 0)?;
-        let segments = slots.elem_count() / ratio;
-        let values = values.index_select(&slots, 0)?.reshape((segments, ratio, d))?;
-        let gates = gates.index_select(&slots, 0)?.reshape((segments, ratio))?;
-        let weights = candle_nn::ops::softmax(&gates, D::Minus1)?;
-        let mixed = values.broadcast_mul(&weights.unsqueeze(2)?)?.sum(1)?;
-        let joined = values.reshape((segments, ratio * d))?;
-        let residual = self.linear(&gelu(&self.linear(&joined, "segment.up")?)?, "segment.down")?;
-        Ok((mixed + residual)?)
-    }
-}
-
-/// Rows of the word pieces of each segment, `ratio` per segment; `empty` where a chunk's last segment is short.
-fn segment_slots(pieces: &[usize], ratio: usize, empty: u32) -> Vec<u32> {
-    let mut slots = Vec::new();
-    let mut start = 0u32;
-    for &count in pieces {
-        slots.extend(start..start + count as u32);
-        slots.extend(std::iter::repeat_n(empty, count.div_ceil(ratio) * ratio - count));
-        start += count as u32;
-    }
-    slots
-}
-
-/// Mean feature of each chunk `[chunks, 2·d_enc]`.
-fn chunk_means(features: &Tensor, pieces: &[usize]) -> Result<Tensor> {
-    let mut start = 0;
-    let mut means = Vec::with_capacity(pieces.len());
-    for &count in pieces {
-        means.push(features.narrow(0, start, count)?.mean_keepdim(0)?);
-        start += count;
-    }
-    Ok(Tensor::cat(&means, 0)?)
 }
 
 /// Unit mean of each sequence's last-layer states, special tokens included: `[sequences][d_enc]`
@@ -276,16 +179,79 @@ pub fn unit(mut vector: Vec<f32>) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn segments_never_cross_chunks_and_short_ones_are_padded() {
-        assert_eq!(segment_slots(&[5, 1], 4, 9), [0, 1, 2, 3, 4, 9, 9, 9, 5, 9, 9, 9]);
-        assert_eq!(segment_slots(&[4], 4, 9), [0, 1, 2, 3]);
-    }
+    use crate::ops::check::assert_slope;
 
     #[test]
     fn content_rows_leave_special_tokens_out() {
         let content = ContentRows::inside_specials(&[4, 3]);
         assert_eq!(content, ContentRows { rows: vec![1, 2, 5], pieces: vec![2, 1] });
+    }
+
+    fn wave(shape: &[usize], seed: f32, scale: f32) -> Tensor {
+        let values = (0..shape.iter().product::<usize>()).map(|i| (i as f32 * 0.77 + seed).sin() * scale).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    fn config(form: AdapterForm, gate_heads: Option<usize>) -> AdapterConfig {
+        AdapterConfig {
+            form,
+            ratio: 2,
+            d_enc: 2,
+            d_model: 4,
+            value_hidden: 3,
+            gate_hidden: 2,
+            segment_hidden: 3,
+            embedding_rms: 1.0,
+            gate_heads,
+        }
+    }
+
+    /// Every parameter of every form against finite differences, over a chunk that fills its segments and one that does not.
+    #[test]
+    fn every_parameter_of_every_form_has_the_gradient_of_its_formula() {
+        let forms = [
+            (AdapterForm::GatedSegments, None),
+            (AdapterForm::GatedSegments, Some(2)),
+            (AdapterForm::OneVector, None),
+            (AdapterForm::AttentionPooling { queries: 2, heads: 2 }, None),
+        ];
+        for (form, gate_heads) in forms {
+            let config = config(form, gate_heads);
+            let parameters: HashMap<String, Tensor> = config
+                .parameters()
+                .into_iter()
+                .enumerate()
+                .map(|(i, (name, shape))| (name.to_owned(), wave(&shape, i as f32, 0.6)))
+                .collect();
+            let features = wave(&[5, 4], 0.4, 1.0);
+            for name in parameters.keys() {
+                assert_slope(&parameters[name], |value| {
+                    let mut moved = parameters.clone();
+                    moved.insert(name.clone(), value.clone());
+                    let adapter = Adapter::new(config.clone(), moved, &Device::Cpu).unwrap();
+                    let soft = adapter.soft_tokens(&features, &[4, 1]).unwrap();
+                    let weights = wave(soft.dims(), 2.2, 0.3);
+                    (soft * weights).unwrap().sum_all().unwrap()
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn the_table_speaks_in_every_form_that_has_one() {
+        let bridge = Bridge { values: wave(&[6, 4], 1.0, 1.0), gates: wave(&[6], 0.2, 1.0), without_states: true };
+        for form in [AdapterForm::GatedSegments, AdapterForm::OneVector] {
+            let config = config(form, None);
+            let parameters =
+                config.parameters().into_iter().map(|(name, shape)| (name.to_owned(), wave(&shape, 0.5, 0.1)));
+            let adapter = Adapter::new(config.clone(), parameters.collect(), &Device::Cpu).unwrap();
+            let soft = |ids: &[u32], seed: f32| {
+                let features = wave(&[2, 4], seed, 1.0);
+                let soft = adapter.soft_tokens_bridged(&features, &[2], Some((&bridge, ids))).unwrap();
+                soft.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            assert_eq!(soft(&[1, 2], 0.0), soft(&[1, 2], 3.0), "{form:?}: states leak into the control");
+            assert_ne!(soft(&[1, 2], 0.0), soft(&[4, 3], 0.0), "{form:?}: the table is not heard");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! A bundle: what turns two pretrained models into one system. Adapter, decoder LoRA, chunker settings and defaults.
 //!
-//! A bundle directory holds `bundle.json` ([`BundleConfig`]), `adapter.safetensors` and, when the decoder was trained,
-//! `lora.safetensors`, both f16.
+//! A bundle directory holds `bundle.json` ([`BundleConfig`]), `adapter.safetensors` and, when they were trained,
+//! `lora.safetensors` (decoder) and `encoder_lora.safetensors`, all f16.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,6 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::{Adapter, AdapterConfig};
+use crate::encoder::TextEncoder;
 use crate::error::{ModelError, Result};
 
 /// Largest adapter or LoRA file that is read, in bytes.
@@ -31,11 +32,14 @@ pub struct BundleConfig {
     pub adapter: AdapterConfig,
     /// The LoRA's shape; none when the decoder was left alone.
     pub lora: Option<LoraConfig>,
+    /// The encoder LoRA's shape; none when the encoder was left alone. Left out of JSON then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder_lora: Option<LoraConfig>,
     /// What requests get that do not say otherwise.
     pub defaults: Defaults,
 }
 
-/// Shape of a LoRA on all linears of the decoder.
+/// Shape of a LoRA on all linears of the decoder, or of the encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
@@ -83,18 +87,34 @@ pub struct Bundle {
     pub config: BundleConfig,
     adapter: Vec<u8>,
     lora: Option<Vec<u8>>,
+    encoder_lora: Option<Vec<u8>>,
 }
 
 impl Bundle {
-    /// Parses the configuration and keeps the tensors' bytes; checks that there is a LoRA file exactly when one is configured.
+    /// A bundle without encoder LoRA; see [`Bundle::with_encoder_lora`].
     pub fn new(config: &str, adapter: Vec<u8>, lora: Option<Vec<u8>>) -> Result<Self> {
+        Self::with_encoder_lora(config, adapter, lora, None)
+    }
+
+    /// Parses the configuration and keeps the tensors' bytes; checks that there is a LoRA file exactly when one is configured.
+    pub fn with_encoder_lora(
+        config: &str,
+        adapter: Vec<u8>,
+        lora: Option<Vec<u8>>,
+        encoder_lora: Option<Vec<u8>>,
+    ) -> Result<Self> {
         let config: BundleConfig =
             serde_json::from_str(config).map_err(|e| ModelError::Config { problem: format!("bundle.json: {e}") })?;
         if config.lora.is_some() != lora.is_some() {
             let problem = "bundle.json and lora.safetensors disagree on whether there is a LoRA".to_owned();
             return Err(ModelError::Config { problem });
         }
-        Ok(Self { config, adapter, lora })
+        if config.encoder_lora.is_some() != encoder_lora.is_some() {
+            let problem = "bundle.json and encoder_lora.safetensors disagree on whether there is one".to_owned();
+            return Err(ModelError::Config { problem });
+        }
+        config.adapter.check()?;
+        Ok(Self { config, adapter, lora, encoder_lora })
     }
 
     /// Reads a bundle directory.
@@ -112,21 +132,27 @@ impl Bundle {
         };
         let config = String::from_utf8(read("bundle.json")?)
             .map_err(|e| ModelError::Config { problem: format!("bundle.json: {e}") })?;
-        let lora = directory.join("lora.safetensors").exists().then(|| read("lora.safetensors")).transpose()?;
-        Self::new(&config, read("adapter.safetensors")?, lora)
+        let optional = |name: &str| directory.join(name).exists().then(|| read(name)).transpose();
+        let (lora, encoder_lora) = (optional("lora.safetensors")?, optional("encoder_lora.safetensors")?);
+        Self::with_encoder_lora(&config, read("adapter.safetensors")?, lora, encoder_lora)
     }
 
     /// Identity of everything that shapes soft tokens and answers: configuration, tensors, and both base weights.
     pub fn fingerprint(&self, encoder_sha256: &str, decoder_sha256: &str) -> String {
         let mut hasher = blake3::Hasher::new();
         let config = serde_json::json!([self.config.chunk_tokens, self.config.adapter, self.config.lora]).to_string();
-        for part in [
+        let encoder_lora = self.config.encoder_lora.map(|config| serde_json::json!(config).to_string());
+        let mut parts = vec![
             config.as_bytes(),
             &self.adapter,
             self.lora.as_deref().unwrap_or_default(),
             encoder_sha256.as_bytes(),
             decoder_sha256.as_bytes(),
-        ] {
+        ];
+        // Only where there is one, so that fingerprints from before there were encoder LoRAs stay.
+        parts.extend(encoder_lora.as_ref().map(String::as_bytes));
+        parts.extend(self.encoder_lora.as_deref());
+        for part in parts {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part);
         }
@@ -141,6 +167,12 @@ impl Bundle {
     /// The LoRA's parameters as f32; empty without LoRA.
     pub fn lora(&self, device: &Device) -> Result<HashMap<String, Tensor>> {
         self.lora.as_deref().map_or(Ok(HashMap::new()), |bytes| tensors(bytes, device))
+    }
+
+    /// Merges the encoder's LoRA, if there is one, into its weights.
+    pub fn adapt_encoder(&self, encoder: &mut TextEncoder, device: &Device) -> Result<()> {
+        let (Some(config), Some(bytes)) = (&self.config.encoder_lora, &self.encoder_lora) else { return Ok(()) };
+        encoder.merge_lora(&tensors(bytes, device)?, config.rank, config.scale)
     }
 }
 

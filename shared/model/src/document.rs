@@ -19,7 +19,9 @@ const BATCH_TOKENS: usize = 2_048;
 #[derive(Debug)]
 pub struct DocumentEncoder {
     tokenizer: Arc<TextTokenizer>,
-    encoder: Arc<TextEncoder>,
+    encoder: TextEncoder,
+    /// The encoder without the bundle's LoRA: what training starts from. Shares what was not changed.
+    base: Arc<TextEncoder>,
     adapter: Adapter,
     chunker: Chunker,
 }
@@ -38,9 +40,11 @@ pub struct EncodedChunk {
 }
 
 impl DocumentEncoder {
-    /// Loads the encoder's weights and the bundle's adapter.
+    /// Loads the encoder's weights, merges the bundle's LoRA into them, and loads the adapter.
     pub fn load(bundle: &Bundle, weights: &Path, config: &str, tokenizer: &Path, device: &Device) -> Result<Self> {
-        let encoder = Arc::new(TextEncoder::load(weights, config, device)?);
+        let mut encoder = TextEncoder::load(weights, config, device)?;
+        let base = Arc::new(encoder.clone());
+        bundle.adapt_encoder(&mut encoder, device)?;
         let chunk_tokens = bundle.config.chunk_tokens;
         if chunk_tokens + 2 > encoder.max_tokens() {
             return Err(ModelError::WindowExceeded { positions: chunk_tokens + 2, window: encoder.max_tokens() });
@@ -55,12 +59,12 @@ impl DocumentEncoder {
         }
         let tokenizer = Arc::new(TextTokenizer::from_file(tokenizer)?);
         let chunker = Chunker::new(tokenizer.clone(), chunk_tokens)?;
-        Ok(Self { tokenizer, encoder, adapter: bundle.adapter(device)?, chunker })
+        Ok(Self { tokenizer, encoder, base, adapter: bundle.adapter(device)?, chunker })
     }
 
-    /// The text encoder.
-    pub fn text_encoder(&self) -> &Arc<TextEncoder> {
-        &self.encoder
+    /// The text encoder without the bundle's LoRA.
+    pub fn base_encoder(&self) -> &Arc<TextEncoder> {
+        &self.base
     }
 
     /// Its tokenizer.

@@ -3,6 +3,8 @@
 //! All chunks of a batch lie one after the other in `[tokens, d_enc]`; attention stays inside each chunk, so the
 //! cost of a batch is the sum of its tokens whatever their lengths are.
 
+mod lora;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,8 +43,8 @@ fn default_activation() -> String {
 /// Activations of the inner layer that are computed.
 const ACTIVATIONS: [&str; 3] = ["gelu", "gelu_new", "relu"];
 
-/// A BERT encoder with its weights.
-#[derive(Debug)]
+/// A BERT encoder with its weights; a clone shares them.
+#[derive(Debug, Clone)]
 pub struct TextEncoder {
     config: EncoderConfig,
     words: Tensor,
@@ -53,7 +55,7 @@ pub struct TextEncoder {
     device: Device,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Norm {
     weight: Tensor,
     bias: Tensor,
@@ -66,7 +68,7 @@ impl Norm {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Layer {
     qkv: Linear,
     output: Linear,

@@ -103,6 +103,7 @@ impl Generator {
         let (mut decoder, tokenizer, template) = files.load(device)?;
         if let Some(lora) = &bundle.config.lora {
             decoder.set_lora(&bundle.lora(device)?, lora.rank, lora.scale)?;
+            decoder.merge_lora()?;
         }
         let width = decoder.config().d_model;
         if width != bundle.config.adapter.d_model {

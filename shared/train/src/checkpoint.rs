@@ -64,6 +64,14 @@ impl Checkpoints {
 
     /// The newest complete checkpoint made by this recipe, if there is one.
     pub fn latest(&self, recipe: &str) -> Result<Option<(Checkpoint, HashMap<String, Tensor>)>> {
+        let Some(state) = self.state(recipe)? else { return Ok(None) };
+        let Some(number) = self.numbers()?.pop() else { return Ok(None) };
+        let tensors = candle_core::safetensors::load(self.path(number, "safetensors"), &Device::Cpu)?;
+        Ok(Some((state, tensors)))
+    }
+
+    /// Where the newest complete checkpoint of this recipe stands; its tensors are not read.
+    pub fn state(&self, recipe: &str) -> Result<Option<Checkpoint>> {
         let Some(number) = self.numbers()?.pop() else { return Ok(None) };
         let path = self.path(number, "json");
         let text = std::fs::read(&path).map_err(TrainError::io(&path))?;
@@ -75,8 +83,7 @@ impl Checkpoints {
                 self.directory.display()
             )));
         }
-        let tensors = candle_core::safetensors::load(self.path(number, "safetensors"), &Device::Cpu)?;
-        Ok(Some((state, tensors)))
+        Ok(Some(state))
     }
 
     fn path(&self, number: u64, kind: &str) -> PathBuf {

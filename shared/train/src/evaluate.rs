@@ -10,11 +10,12 @@ use e2llm_model::ops::log_likelihoods;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::batch::{Batch, Shard, encode_samples, shards};
 use crate::corpus::Corpus;
 use crate::error::{Result, TrainError};
 use crate::sample::{Objective, Part, Sample, Sampler};
 use crate::session::EncoderSession;
-use crate::trainer::{Batch, encode_samples};
+use crate::workers::Workers;
 
 /// Samples per forward pass.
 const BATCH: usize = 8;
@@ -67,8 +68,10 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let passages = draw(sampler, corpus, count, seed)?;
     let wrong = others(&passages)?;
-    let measure =
-        |objective: Objective, session: &mut _| losses(sampler, &passages, &wrong, objective, session, decoder);
+    let workers = Workers::new()?;
+    let measure = |objective: Objective, session: &mut _| {
+        losses(sampler, &passages, &wrong, objective, session, decoder, &workers)
+    };
     let (reconstruction, tokens) = measure(Objective::Reconstruct, session)?;
     let (continuation, _) = measure(Objective::Continue, session)?;
     Ok(Evaluation { reconstruction, continuation, samples: passages.len(), tokens })
@@ -117,6 +120,7 @@ fn losses(
     objective: Objective,
     session: &mut impl EncoderSession,
     decoder: &Decoder,
+    workers: &Workers,
 ) -> Result<(Losses, usize)> {
     let mut columns = [vec![], vec![], vec![], vec![]];
     let mut tokens = 0;
@@ -127,7 +131,7 @@ fn losses(
                 .clone()
                 .map(|i| context(sampler, passages, wrong, i, kind, objective))
                 .collect::<Result<Vec<_>>>()?;
-            column.extend(sample_losses(&samples, session, decoder)?);
+            column.extend(sample_losses(&samples, session, decoder, workers)?);
             tokens += if kind == 0 { samples.iter().map(|s| s.target.len()).sum() } else { 0 };
         }
     }
@@ -160,20 +164,32 @@ fn context(
 }
 
 /// Sum of nats and number of target tokens of each sample.
-fn sample_losses(samples: &[Sample], session: &mut impl EncoderSession, decoder: &Decoder) -> Result<Vec<(f64, f64)>> {
+fn sample_losses(
+    samples: &[Sample],
+    session: &mut impl EncoderSession,
+    decoder: &Decoder,
+    workers: &Workers,
+) -> Result<Vec<(f64, f64)>> {
     let soft = encode_samples(session, samples)?;
-    let (values, counts) = soft.map_or((None, vec![]), |s| (Some(s.values), s.counts));
-    let batch = Batch::new(samples, &counts);
-    let likelihoods = log_likelihoods(&batch.logits(decoder, values.as_ref())?, batch.targets())?;
-    let mut rest = likelihoods.as_slice();
-    Ok(samples
-        .iter()
-        .map(|sample| {
+    let shards = shards(samples, soft.as_ref(), workers.count())?;
+    let mut losses = vec![(0.0, 0.0); samples.len()];
+    for (shard, likelihoods) in shards.iter().zip(workers.run(&shards, |shard| shard.likelihoods(decoder))) {
+        let likelihoods = likelihoods?;
+        let mut rest = likelihoods.as_slice();
+        for (place, sample) in shard.places.iter().zip(&shard.samples) {
             let (own, later) = rest.split_at(sample.target.len());
             rest = later;
-            (own.iter().map(|l| -f64::from(*l)).sum(), own.len() as f64)
-        })
-        .collect())
+            losses[*place] = (own.iter().map(|l| -f64::from(*l)).sum(), own.len() as f64);
+        }
+    }
+    Ok(losses)
+}
+
+impl Shard<'_> {
+    fn likelihoods(&self, decoder: &Decoder) -> Result<Vec<f32>> {
+        let batch = Batch::new(&self.samples, &self.counts);
+        Ok(log_likelihoods(&batch.logits(decoder, self.soft.as_ref())?, batch.targets())?)
+    }
 }
 
 fn standard_error(values: &[f64]) -> f64 {

@@ -1,25 +1,26 @@
 //! What a run has learned so far, to be measured without training on.
 
-use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::Tensor;
+use e2llm_model::Decoder;
 
 use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::error::{Result, TrainError};
 use crate::optimizer::{AdamW, AdamWConfig};
-use crate::recipe::Recipe;
-use crate::run::{Models, adapter_config, digest, session};
-use crate::session::{EncoderSession, LocalSession, initial_adapter, initial_lora};
+use crate::recipe::{DecoderMode, Recipe};
+use crate::run::build::{decoder_parameters, session, start_adapter};
+use crate::run::{Models, digest};
+use crate::session::{EncoderSession, LocalSession};
 
-/// The newest checkpoint of a run, whatever its recipe's features: a table-only control has no bundle to be loaded from.
+/// The newest checkpoint of a run, whatever its recipe trains: a table-only control or a decoder trained in full has no
+/// bundle to be loaded from.
 pub struct Learned {
-    /// Encoder side with the trained adapter.
+    /// Encoder side with the trained adapter, and the encoder's LoRA where there is one.
     pub session: LocalSession,
-    /// LoRA tensors by name, for [`e2llm_model::Decoder::set_lora`].
-    pub lora: HashMap<String, Tensor>,
     /// Where the run stands.
     pub state: Checkpoint,
+    decoder: AdamW,
+    recipe: Recipe,
 }
 
 impl Learned {
@@ -29,13 +30,29 @@ impl Learned {
         let (state, tensors) = latest.ok_or_else(|| {
             TrainError::Invalid(format!("{} has no checkpoint; train first, with --output", directory.display()))
         })?;
-        let config = adapter_config(recipe, models)?;
-        let adapter = initial_adapter(&config, recipe.seed)?;
-        let mut session = session(recipe, AdamWConfig::default(), config, adapter, models)?;
+        let (config, adapter) = start_adapter(recipe, recipe.ratio_at(state.stage), models)?;
+        let stage = recipe.stages.first();
+        let stage = stage.ok_or_else(|| TrainError::Invalid("recipe: there is no stage to train".to_owned()))?;
+        let mut session = session(recipe, stage, config, adapter, models)?;
         session.restore(&tensors)?;
-        let start = initial_lora(&models.decoder.lora_shapes(recipe.lora_rank)?, recipe.seed)?;
-        let mut lora = AdamW::new(start, AdamWConfig::default());
-        lora.restore("lora", &tensors)?;
-        Ok(Self { session, lora: lora.parameters().tensors(), state })
+        let mut decoder = AdamW::new(decoder_parameters(recipe, &models.decoder)?, AdamWConfig::default());
+        let prefix = if recipe.decoder == DecoderMode::Full { "decoder" } else { "lora" };
+        decoder.restore(prefix, &tensors)?;
+        Ok(Self { session, state, decoder, recipe: recipe.clone() })
+    }
+
+    /// Whether anything of the decoder was trained.
+    pub fn changes_decoder(&self) -> bool {
+        self.recipe.decoder != DecoderMode::Frozen
+    }
+
+    /// Gives `decoder` what the run has taught it: its LoRA, or its linears.
+    pub fn teach(&self, decoder: &mut Decoder) -> Result<()> {
+        let tensors = self.decoder.parameters().tensors();
+        match self.recipe.decoder {
+            DecoderMode::Full => decoder.set_linears(&tensors)?,
+            _ => decoder.set_lora(&tensors, self.recipe.lora_rank, self.recipe.lora_scale)?,
+        }
+        Ok(())
     }
 }

@@ -5,10 +5,13 @@
 //! live in one process; the same trait is what the encoder's `TrainSession` RPC serves.
 //!
 //! Stages (after the measured recipe): [`pretrain`] fits the adapter to the decoder's embedding space without the
-//! decoder; [`Trainer`] then trains adapter and decoder LoRA together on the understanding objective of E2LLM
-//! (arXiv 2409.06679): from soft tokens, regenerate the source text, or continue it.
+//! decoder; [`Trainer`] then trains adapter, encoder LoRA and decoder (LoRA, its linears, or nothing) on a mix of the two
+//! objectives of E2LLM (arXiv 2409.06679): understanding (from soft tokens, regenerate the source text or continue it) and
+//! reasoning (summaries and answers, with some chunks as raw text), and on the distribution of the untrained decoder that
+//! reads the full text. A [`Recipe`] says which, in which order; [`run`] carries it out.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod batch;
 mod checkpoint;
 mod corpus;
 mod error;
@@ -25,19 +28,20 @@ mod share;
 mod sides;
 mod table;
 mod trainer;
+mod warm;
 mod workers;
 
 pub use checkpoint::{Checkpoint, Checkpoints};
-pub use corpus::{Corpus, Document};
+pub use corpus::{Corpus, Document, Task};
 pub use error::{Result, TrainError};
 pub use evaluate::{Evaluation, Losses, evaluate};
-pub use export::{BundleFiles, Names};
+pub use export::{BundleFiles, BundleParts, Names};
 pub use learned::Learned;
 pub use optimizer::{AdamW, AdamWConfig, Parameters};
-pub use recipe::{Features, PretrainStage, Recipe, Stage};
+pub use recipe::{DecoderMode, Features, PretrainStage, Recipe, Stage};
 pub use sample::{Objective, Part, Sample, Sampler};
-pub use session::{EncoderSession, LocalSession, SoftBatch, initial_adapter, initial_lora};
+pub use session::{EncoderSession, LocalSession, SoftBatch, initial_adapter, initial_lora, order_heads};
 pub use share::{Round, Share, overlay, rounds};
-pub use sides::{Target, adapter_config, decoder_side, deserialize, encoder_side, parameters_of, serialize};
+pub use sides::{Target, decoder_side, deserialize, encoder_side, parameters_of, serialize};
 pub use table::word_piece_table;
-pub use trainer::{Progress, Trainer};
+pub use trainer::{ObjectiveLoss, Progress, Trainer};

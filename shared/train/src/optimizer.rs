@@ -78,15 +78,24 @@ struct State {
     second: Vec<f32>,
 }
 
+impl State {
+    fn zero(var: &Var) -> Self {
+        let zeros = || vec![0.0; var.elem_count()];
+        Self { gradient: zeros(), first: zeros(), second: zeros() }
+    }
+}
+
 impl AdamW {
     /// Zero moments for every parameter.
     pub fn new(parameters: Parameters, config: AdamWConfig) -> Self {
-        let state = |var: &Var| {
-            let zeros = vec![0.0; var.elem_count()];
-            State { gradient: zeros.clone(), first: zeros.clone(), second: zeros }
-        };
-        let states = parameters.0.iter().map(|(name, var)| (name.clone(), state(var))).collect();
+        let states = parameters.0.iter().map(|(name, var)| (name.clone(), State::zero(var))).collect();
         Self { config, parameters, states, steps: 0 }
+    }
+
+    /// Another variable under this name, of any shape, with zero moments.
+    pub fn replace(&mut self, name: &str, var: Var) {
+        self.states.insert(name.to_owned(), State::zero(&var));
+        self.parameters.0.insert(name.to_owned(), var);
     }
 
     /// Settings from now on; moments stay.

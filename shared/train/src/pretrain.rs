@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use e2llm_model::ops::{cross_entropy, frozen_linear, rms_norm};
 use e2llm_model::{Adapter, AdapterConfig, Decoder, TextEncoder, TextTokenizer};
@@ -18,6 +19,7 @@ use crate::error::{Result, TrainError};
 use crate::optimizer::{AdamW, Parameters};
 use crate::recipe::PretrainStage;
 use crate::session::tokenize;
+use crate::workers::Workers;
 
 /// Weight of a token's idf in the mix a segment approaches: peaked, for a plain mean is unreadable.
 const IDF_PEAK: f32 = 1.5;
@@ -91,42 +93,56 @@ struct Encoded {
     aligned: Vec<u32>,
 }
 
+/// Passages encoded in one go by one worker.
+const ENCODED_TOGETHER: usize = 16;
+
 impl Pool {
-    /// Encodes `passages` once.
+    /// Encodes `passages` once, on all cores; `seen` hears how many are done.
     pub fn encode(
         passages: &[Passage],
         encoder: &TextEncoder,
         pieces: &TextTokenizer,
         mut seen: impl FnMut(usize),
     ) -> Result<Self> {
-        let mut chunks = Vec::with_capacity(passages.len());
-        let mut documents: HashMap<u32, usize> = HashMap::new();
-        for batch in passages.chunks(32) {
-            let texts: Vec<&str> = batch.iter().map(|passage| passage.text.as_str()).collect();
-            let tokenized = tokenize(pieces, &texts)?;
-            let features = Adapter::features(&encoder.states(&tokenized.sequences)?, &tokenized.content)?;
-            let mut start = 0;
-            for (passage, count) in batch.iter().zip(&tokenized.content.pieces) {
-                let aligned = align(passage, pieces)?;
-                if aligned.len() == *count && *count > 0 {
-                    aligned
-                        .iter()
-                        .collect::<BTreeSet<_>>()
-                        .into_iter()
-                        .for_each(|id| *documents.entry(*id).or_default() += 1);
-                    chunks.push(Encoded { features: features.narrow(0, start, *count)?, aligned });
-                }
-                start += count;
+        let workers = Workers::new()?;
+        let mut chunks: Vec<Encoded> = Vec::with_capacity(passages.len());
+        for batch in passages.chunks(ENCODED_TOGETHER * workers.count()) {
+            let shares: Vec<&[Passage]> = batch.chunks(ENCODED_TOGETHER).collect();
+            for share in workers.run(&shares, |share| encode_share(share, encoder, pieces)) {
+                chunks.extend(share?);
             }
             seen(chunks.len());
         }
         if chunks.is_empty() {
             return Err(TrainError::Invalid("no chunk of the corpus could be aligned with decoder tokens".to_owned()));
         }
+        let mut documents: HashMap<u32, usize> = HashMap::new();
+        for chunk in &chunks {
+            let distinct: BTreeSet<u32> = chunk.aligned.iter().copied().collect();
+            distinct.into_iter().for_each(|id| *documents.entry(id).or_default() += 1);
+        }
         let total = chunks.len() as f32;
         let idf = documents.into_iter().map(|(id, n)| (id, (total / n as f32).ln())).collect();
         Ok(Self { chunks, idf })
     }
+}
+
+/// Those of the texts whose word pieces could all be aligned.
+fn encode_share(passages: &[Passage], encoder: &TextEncoder, pieces: &TextTokenizer) -> Result<Vec<Encoded>> {
+    let texts: Vec<&str> = passages.iter().map(|passage| passage.text.as_str()).collect();
+    let tokenized = tokenize(pieces, &texts)?;
+    let features = Adapter::features(&encoder.states(&tokenized.sequences)?, &tokenized.content)?;
+    let mut start = 0;
+    let mut chunks = Vec::with_capacity(texts.len());
+    for (passage, count) in passages.iter().zip(&tokenized.content.pieces) {
+        let aligned = align(passage, pieces)?;
+        if aligned.len() == *count && *count > 0 {
+            // A copy, so that a chunk does not keep the states of its neighbours.
+            chunks.push(Encoded { features: features.narrow(0, start, *count)?.copy()?, aligned });
+        }
+        start += count;
+    }
+    Ok(chunks)
 }
 
 /// For every word piece, the decoder token that covers its first byte.
@@ -165,21 +181,22 @@ pub fn pretrain(
     let trained = parameters.0.iter().filter(|(name, _)| name.as_str() != "scale").map(|(n, v)| (n.clone(), v.clone()));
     let mut optimizer = AdamW::new(Parameters(trained.collect()), stage.adapter);
     let vocabulary = embeddings.vocabulary()?;
+    let workers = Workers::new()?;
     for step in 0..stage.steps {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(step as u64);
         let batch: Vec<&Encoded> =
             (0..stage.batch).map(|_| &pool.chunks[rng.random_range(0..pool.chunks.len())]).collect();
-        let aligned: Vec<u32> = batch.iter().flat_map(|c| c.aligned.iter().copied()).collect();
-        let mut sampled: BTreeSet<u32> = aligned.iter().copied().collect();
+        let mut sampled: BTreeSet<u32> = batch.iter().flat_map(|c| c.aligned.iter().copied()).collect();
         while sampled.len() < stage.negatives.min(vocabulary as usize) {
             sampled.insert(rng.random_range(0..vocabulary));
         }
-        let (loss, accuracy) = loss(&adapter, &batch, &aligned, sampled, embeddings, &pool.idf)?;
+        let sampled: Vec<u32> = sampled.into_iter().collect();
+        let goal =
+            Goal { adapter: &adapter, candidates: embeddings.rows(&sampled)?, sampled, embeddings, idf: &pool.idf };
+        let (loss, accuracy) = goal.accumulate(&batch, &workers, &mut optimizer)?;
         let done = step as f64 / stage.steps as f64;
-        optimizer.accumulate(&loss.backward()?)?;
         optimizer.step(0.05 + 0.95 * 0.5 * (1.0 + (std::f64::consts::PI * done).cos()))?;
-        let loss: f32 = loss.to_scalar()?;
         if !loss.is_finite() {
             return Err(TrainError::Diverged { step, loss });
         }
@@ -190,30 +207,60 @@ pub fn pretrain(
     Ok(())
 }
 
-fn loss(
-    adapter: &Adapter,
-    batch: &[&Encoded],
-    aligned: &[u32],
-    sampled: BTreeSet<u32>,
-    decoder: &TokenEmbeddings,
-    idf: &HashMap<u32, f32>,
-) -> Result<(Tensor, f32)> {
-    let features = Tensor::cat(&batch.iter().map(|c| c.features.clone()).collect::<Vec<_>>(), 0)?;
-    let pieces: Vec<usize> = batch.iter().map(|c| c.aligned.len()).collect();
-    let sampled: Vec<u32> = sampled.into_iter().collect();
-    let targets: Vec<u32> = aligned.iter().map(|id| sampled.partition_point(|s| s < id) as u32).collect();
-    let values = adapter.values(&features)?;
-    let logits = frozen_linear(&values, &decoder.rows(&sampled)?)?;
-    let accuracy = accuracy(&logits, &targets)?;
-    let weight = vec![1.0 / targets.len() as f32; targets.len()];
-    let classified = cross_entropy(&logits, &targets, &weight)?;
-    let power = f64::from(adapter.config().embedding_rms).powi(2);
-    let embeddings = decoder.rows(aligned)?;
-    let distance = ((values - &embeddings)?.sqr()?.mean_all()? / power)?;
-    let mixes = segment_mixes(&embeddings, aligned, &pieces, adapter.config(), idf)?;
-    let soft = adapter.soft_tokens(&features, &pieces)?;
-    let segment = ((soft - mixes)?.sqr()?.mean_all()? / power)?;
-    Ok(((classified + (distance * 0.5)?)?.add(&segment)?, accuracy))
+/// What the values of one step are held to.
+struct Goal<'a> {
+    adapter: &'a Adapter,
+    /// Vocabulary of the sampled softmax, ascending, and its embeddings `[sampled, d_model]`.
+    sampled: Vec<u32>,
+    candidates: Tensor,
+    embeddings: &'a TokenEmbeddings,
+    idf: &'a HashMap<u32, f32>,
+}
+
+/// Loss of a worker's share of a batch.
+struct ShareResult {
+    loss: f32,
+    right: usize,
+    gradients: GradStore,
+}
+
+impl Goal<'_> {
+    /// Mean loss and accuracy of the batch, its gradients added up in the optimizer.
+    fn accumulate(&self, batch: &[&Encoded], workers: &Workers, optimizer: &mut AdamW) -> Result<(f32, f32)> {
+        let pieces: usize = batch.iter().map(|c| c.aligned.len()).sum();
+        let soft: usize = batch.iter().map(|c| self.adapter.config().soft_tokens(c.aligned.len())).sum();
+        let shares: Vec<&[&Encoded]> = batch.chunks(batch.len().div_ceil(workers.count()).max(1)).collect();
+        let (mut loss, mut right) = (0.0, 0);
+        for share in workers.run(&shares, |share| self.backward(share, pieces, soft)) {
+            let share = share?;
+            loss += share.loss;
+            right += share.right;
+            optimizer.accumulate(&share.gradients)?;
+        }
+        Ok((loss, right as f32 / pieces as f32))
+    }
+
+    /// `pieces` and `soft` count those of the whole batch, of which this share's means are a part.
+    fn backward(&self, share: &[&Encoded], pieces: usize, soft: usize) -> Result<ShareResult> {
+        let aligned: Vec<u32> = share.iter().flat_map(|c| c.aligned.iter().copied()).collect();
+        let features = Tensor::cat(&share.iter().map(|c| c.features.clone()).collect::<Vec<_>>(), 0)?;
+        let counts: Vec<usize> = share.iter().map(|c| c.aligned.len()).collect();
+        let targets: Vec<u32> = aligned.iter().map(|id| self.sampled.partition_point(|s| s < id) as u32).collect();
+        let values = self.adapter.values(&features)?;
+        let logits = frozen_linear(&values, &self.candidates)?;
+        let right = right(&logits, &targets)?;
+        let classified = cross_entropy(&logits, &targets, &vec![1.0 / pieces as f32; targets.len()])?;
+        let config = self.adapter.config();
+        // Squares are measured in those of an embedding.
+        let unit = f64::from(config.embedding_rms).powi(2) * config.d_model as f64;
+        let embeddings = self.embeddings.rows(&aligned)?;
+        let distance = ((values - &embeddings)?.sqr()?.sum_all()? * (0.5 / (unit * pieces as f64)))?;
+        let mixes = segment_mixes(&embeddings, &aligned, &counts, config, self.idf)?;
+        let segments = (self.adapter.soft_tokens(&features, &counts)? - mixes)?;
+        let segments = (segments.sqr()?.sum_all()? * (1.0 / (unit * soft as f64)))?;
+        let loss = ((classified + distance)? + segments)?;
+        Ok(ShareResult { gradients: loss.backward()?, loss: loss.to_scalar()?, right })
+    }
 }
 
 /// The idf-weighted mix of each segment's embeddings, scaled to the embeddings' RMS: `[segments, d_model]`.
@@ -229,8 +276,8 @@ fn segment_mixes(
     let mut mixes = Vec::new();
     let mut start = 0;
     for &count in pieces {
-        for segment in (start..start + count).step_by(config.ratio) {
-            let rows = segment..(segment + config.ratio).min(start + count);
+        for segment in config.segments(count) {
+            let rows = start + segment.start..start + segment.end;
             let weights: Vec<f32> =
                 rows.clone().map(|r| (IDF_PEAK * idf.get(&aligned[r]).copied().unwrap_or(0.0)).exp()).collect();
             let total: f32 = weights.iter().sum();
@@ -247,8 +294,7 @@ fn segment_mixes(
     Ok(rms_norm(&mixes, &unit, 1e-12)?)
 }
 
-fn accuracy(logits: &Tensor, targets: &[u32]) -> Result<f32> {
+fn right(logits: &Tensor, targets: &[u32]) -> Result<usize> {
     let best = logits.argmax(1)?.to_vec1::<u32>()?;
-    let right = best.iter().zip(targets).filter(|(a, b)| a == b).count();
-    Ok(right as f32 / targets.len() as f32)
+    Ok(best.iter().zip(targets).filter(|(a, b)| a == b).count())
 }

@@ -1,5 +1,8 @@
 //! What to train, in which order, how long: a YAML file.
 
+mod check;
+
+use e2llm_model::{AdapterForm, LoraConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
@@ -12,21 +15,50 @@ use crate::sample::Objective;
 pub struct Recipe {
     /// Seed of parameters and data order.
     pub seed: u64,
-    /// Word pieces per soft token.
+    /// Word pieces per soft token; a stage may have its own.
     pub ratio: usize,
     /// Most word pieces per chunk.
     pub chunk_tokens: usize,
     /// What the adapter is built from.
     #[serde(default)]
     pub features: Features,
+    /// How chunks become soft tokens: `gated_segments`, `one_vector` or `{attention_pooling: {queries: 8, heads: 4}}`.
+    #[serde(default = "gated_segments", with = "serde_yaml_ng::with::singleton_map")]
+    pub form: AdapterForm,
+    /// Heads of the gate of `gated_segments`, with a learned bias per slot; none: one gate without slot bias.
+    #[serde(default)]
+    pub gate_heads: Option<usize>,
+    /// Whether gate heads start out each preferring a slot of its own, in order.
+    #[serde(default)]
+    pub ordered_heads: bool,
+    /// What of the decoder is trained.
+    #[serde(default)]
+    pub decoder: DecoderMode,
     /// LoRA rank on all seven linears of every decoder block.
+    #[serde(default = "default_rank")]
     pub lora_rank: usize,
     /// alpha / rank.
+    #[serde(default = "default_scale")]
     pub lora_scale: f64,
-    /// Adapter alone, without the decoder in the loop.
+    /// LoRA on the linears of every encoder layer; none: the encoder stays as it is.
+    #[serde(default)]
+    pub encoder_lora: Option<LoraConfig>,
+    /// Adapter alone, without the decoder in the loop. Without it the adapter starts at random (or from the table, by `features`).
     pub pretrain: Option<PretrainStage>,
-    /// Adapter and LoRA together, stage after stage.
+    /// All parts together, stage after stage.
     pub stages: Vec<Stage>,
+}
+
+fn gated_segments() -> AdapterForm {
+    AdapterForm::GatedSegments
+}
+
+fn default_rank() -> usize {
+    16
+}
+
+fn default_scale() -> f64 {
+    2.0
 }
 
 /// What speaks through the soft tokens.
@@ -36,10 +68,23 @@ pub enum Features {
     /// The encoder's states: the method.
     #[default]
     Encoder,
-    /// The encoder's states with the word-piece table added.
+    /// The encoder's states with the word-piece table added: the *table* start.
     Bridge,
     /// The word-piece table alone: the control that shows what the encoder contributes.
     TableOnly,
+}
+
+/// What of the decoder is trained. Its embeddings and its head never are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecoderMode {
+    /// LoRA on all seven linears of every block.
+    #[default]
+    Lora,
+    /// Nothing.
+    Frozen,
+    /// The seven linears themselves. Never a bundle: measured from its checkpoints.
+    Full,
 }
 
 /// Fits the adapter's values to decoder embeddings.
@@ -55,6 +100,10 @@ pub struct PretrainStage {
     pub passages: usize,
     /// Vocabulary entries in the sampled softmax, the batch's own targets included.
     pub negatives: usize,
+    /// Word pieces per soft token here; the recipe's where absent. A curriculum that begins at 1 has nothing to gate there, so
+    /// its gate is pretrained at a higher ratio.
+    #[serde(default)]
+    pub ratio: Option<usize>,
     /// Of the adapter.
     pub adapter: AdamWConfig,
 }
@@ -63,7 +112,7 @@ fn default_passages() -> usize {
     3_000
 }
 
-/// Adapter and decoder LoRA on the objectives.
+/// Adapter, encoder LoRA and decoder on the objectives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
@@ -73,38 +122,68 @@ pub struct Stage {
     pub batch: usize,
     /// Most target tokens of a sample.
     pub max_target: usize,
-    /// Fewest and most consecutive chunks of a sample.
+    /// Word pieces per soft token from this stage on; the adapter is warm-started where it changes.
+    #[serde(default)]
+    pub ratio: Option<usize>,
+    /// Fewest and most consecutive chunks of a sample to reconstruct or continue.
     pub chunks: (usize, usize),
+    /// Fewest and most chunks of a document to summarize or to answer from.
+    #[serde(default = "default_window")]
+    pub window: (usize, usize),
+    /// Probability that a chunk of those (the nearest to the answer, where there is one) is given as raw text.
+    #[serde(default = "default_expand")]
+    pub expand: f64,
     /// Shares of the objectives.
     pub mix: Vec<(Objective, f64)>,
+    /// Share of the loss that is the divergence from the untrained decoder reading the full text (xRAG); the rest is cross-entropy.
+    #[serde(default)]
+    pub distill: f64,
     /// Steps of linear warm-up.
     pub warm_up: usize,
     /// Share of the peak rate at the stage's end (cosine between).
     pub final_rate: f64,
     /// Of the adapter.
     pub adapter: AdamWConfig,
-    /// Of the LoRA.
+    /// Of the encoder LoRA; none: it rests in this stage.
+    #[serde(default)]
+    pub encoder: Option<AdamWConfig>,
+    /// Of the decoder's LoRA, or of its linears when they are trained in full.
+    #[serde(default, alias = "decoder")]
     pub lora: AdamWConfig,
+}
+
+fn default_window() -> (usize, usize) {
+    (3, 8)
+}
+
+fn default_expand() -> f64 {
+    0.3
 }
 
 impl Recipe {
     /// Parses YAML and checks every number.
     pub fn parse(text: &str) -> Result<Self> {
         let recipe: Self = serde_yaml_ng::from_str(text).map_err(|e| TrainError::Invalid(format!("recipe: {e}")))?;
-        let problem = if recipe.ratio == 0 || recipe.chunk_tokens == 0 || recipe.lora_rank == 0 {
-            "ratio, chunk_tokens and lora_rank must be at least 1"
-        } else if recipe
-            .stages
-            .iter()
-            .any(|s| s.batch == 0 || s.chunks.0 == 0 || s.chunks.0 > s.chunks.1 || s.mix.is_empty())
-        {
-            "every stage needs a batch, a range of chunks and a mix of objectives"
-        } else if recipe.pretrain.as_ref().is_some_and(|p| p.batch == 0 || p.passages == 0 || p.negatives == 0) {
-            "pretrain needs a batch, passages and negatives of at least 1"
-        } else {
-            return Ok(recipe);
-        };
-        Err(TrainError::Invalid(format!("recipe: {problem}")))
+        match recipe.problem() {
+            Some(problem) => Err(TrainError::Invalid(format!("recipe: {problem}"))),
+            None => Ok(recipe),
+        }
+    }
+
+    /// Word pieces per soft token in stage `index`; after the last stage that of the last.
+    pub fn ratio_at(&self, index: usize) -> usize {
+        self.stages.iter().take(index + 1).filter_map(|stage| stage.ratio).next_back().unwrap_or(self.ratio)
+    }
+
+    /// Whether a run of it can become a bundle: a control needs its table beside the adapter, and a decoder trained in full is
+    /// no LoRA.
+    pub fn makes_bundle(&self) -> bool {
+        self.features == Features::Encoder && self.decoder != DecoderMode::Full
+    }
+
+    /// Shape of the decoder's LoRA, where there is one.
+    pub fn lora(&self) -> Option<LoraConfig> {
+        (self.decoder == DecoderMode::Lora).then_some(LoraConfig { rank: self.lora_rank, scale: self.lora_scale })
     }
 }
 

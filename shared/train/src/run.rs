@@ -1,34 +1,28 @@
 //! A whole training run: pretraining, the recipe's stages, checkpoints, export.
 
-use std::collections::HashMap;
+pub(crate) mod build;
+
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
-use e2llm_model::chunk::Chunker;
 use e2llm_model::template::Frame;
-use e2llm_model::{AdapterConfig, AdapterForm, Bridge, Decoder, TextEncoder, TextTokenizer};
+use e2llm_model::{Decoder, TextEncoder, TextTokenizer};
 use serde::Serialize;
+
+pub use build::{pretrain_passages, sampler};
 
 use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::corpus::Corpus;
 use crate::error::{Result, TrainError};
 use crate::evaluate::{Evaluation, evaluate};
-use crate::export::{BundleFiles, Names};
-use crate::optimizer::{AdamW, AdamWConfig, Parameters};
-use crate::pretrain::{Passage, Pool, TokenEmbeddings, pretrain};
-use crate::recipe::{Features, PretrainStage, Recipe, Stage};
+use crate::export::{BundleFiles, BundleParts, Names, OPTIONAL_FILES};
+use crate::optimizer::Parameters;
+use crate::recipe::{Recipe, Stage};
 use crate::sample::{Objective, Sampler};
-use crate::session::{LocalSession, initial_adapter, initial_lora};
-use crate::sides::Target;
-use crate::table::word_piece_table;
-use crate::trainer::{Progress, Trainer};
-
-/// Hidden widths of the adapter's paths, as in the measured recipe.
-const VALUE_HIDDEN: usize = 1_536;
-const GATE_HIDDEN: usize = 64;
-const SEGMENT_HIDDEN: usize = 1_024;
+use crate::session::LocalSession;
+use crate::trainer::{ObjectiveLoss, Progress, Trainer};
 
 /// The models of a run. The decoder is dense.
 pub struct Models {
@@ -64,6 +58,9 @@ pub enum Report {
         step: usize,
         of: usize,
         loss: f32,
+        losses: BTreeMap<Objective, ObjectiveLoss>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        divergence: Option<f32>,
         adapter_norm: f64,
         lora_norm: f64,
         positions: usize,
@@ -120,17 +117,17 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let digest = digest(recipe)?;
         let checkpoints = Checkpoints::at(directory);
-        let config = adapter_config(recipe, &models)?;
-        let adapter = initial_adapter(&config, recipe.seed)?;
-        let sampler = sampler(&models, recipe.chunk_tokens, 0)?;
         let resumed = checkpoints.latest(&digest)?;
-        if let (None, Some(_)) = (&resumed, &recipe.pretrain) {
-            pretrain_adapter(recipe, &config, &adapter, &models, &sampler, corpus, report)?;
-        }
+        let sampler = sampler(&models, recipe.chunk_tokens, 0)?;
         let fresh = Checkpoint { recipe: digest.clone(), stage: 0, step: 0, samples: 0, seconds: 0.0, targets: 0 };
+        let is_fresh = resumed.is_none();
         let (state, tensors) = resumed.unwrap_or((fresh, HashMap::new()));
-        let lora = initial_lora(&models.decoder.lora_shapes(recipe.lora_rank)?, recipe.seed + 1)?;
-        let trainer = trainer(recipe, state.stage, config, adapter, lora, models)?;
+        let (config, adapter) = if is_fresh {
+            build::pretrained_adapter(recipe, &models, &sampler, corpus, report)?
+        } else {
+            build::start_adapter(recipe, recipe.ratio_at(state.stage), &models)?
+        };
+        let trainer = build::trainer(recipe, state.stage, config, adapter, models)?;
         let mut run = Self { recipe: recipe.clone(), digest, trainer, sampler, corpus, held_out, checkpoints, state };
         if tensors.is_empty() {
             run.save(report)?;
@@ -149,7 +146,8 @@ impl<'a> Run<'a> {
     pub fn advance(&mut self, rhythm: &Rhythm, report: &mut dyn FnMut(Report)) -> Result<bool> {
         let begun = Instant::now();
         while let Some(stage) = self.recipe.stages.get(self.state.stage).cloned() {
-            self.trainer.configure(stage.adapter, stage.lora);
+            self.trainer.configure_stage(&stage, self.recipe.ratio_at(self.state.stage))?;
+            self.sampler.configure(&stage);
             while self.state.step < stage.steps {
                 if rhythm.budget.is_some_and(|budget| begun.elapsed() > budget) {
                     self.save(report)?;
@@ -172,11 +170,10 @@ impl<'a> Run<'a> {
 
     fn step(&mut self, stage: &Stage, report: &mut dyn FnMut(Report)) -> Result<()> {
         let begun = Instant::now();
-        self.sampler.max_target = stage.max_target;
         let samples = (0..stage.batch as u64)
             .map(|i| self.sampler.draw(self.corpus, &stage.mix, stage.chunks, self.recipe.seed, self.state.samples + i))
             .collect::<Result<Vec<_>>>()?;
-        let Progress { loss, adapter_norm, lora_norm, positions, targets } =
+        let Progress { loss, losses, divergence, adapter_norm, lora_norm, positions, targets } =
             self.trainer.step(&samples, stage.schedule(self.state.step), self.state.step)?;
         self.state.step += 1;
         self.state.samples += stage.batch as u64;
@@ -187,6 +184,8 @@ impl<'a> Run<'a> {
             step: self.state.step,
             of: stage.steps,
             loss,
+            losses,
+            divergence,
             adapter_norm,
             lora_norm,
             positions,
@@ -201,6 +200,7 @@ impl<'a> Run<'a> {
         let Some(corpus) = self.held_out else { return Ok(()) };
         let mut sampler = self.sampler.clone();
         sampler.max_target = usize::MAX;
+        sampler.teacher = false;
         let evaluation =
             evaluate(&sampler, corpus, &mut self.trainer.session, &self.trainer.decoder, passages, self.recipe.seed)?;
         report(Report::Evaluated {
@@ -219,14 +219,29 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Writes `bundle.json`, `adapter.safetensors` and `lora.safetensors` (f16) into `directory`.
+    /// Writes `bundle.json`, `adapter.safetensors` and, where they were trained, `lora.safetensors` and
+    /// `encoder_lora.safetensors` (f16) into `directory`. Refused for what no bundle can hold, see [`Recipe::makes_bundle`].
     pub fn export(&self, directory: &Path, name: &str, encoder: &str, decoder: &str) -> Result<()> {
+        if !self.recipe.makes_bundle() {
+            let problem = "this recipe makes no bundle (table features, or a decoder trained in full); measure it with `train evaluate`";
+            return Err(TrainError::Invalid(problem.to_owned()));
+        }
         std::fs::create_dir_all(directory).map_err(TrainError::io(directory))?;
+        let session = &self.trainer.session;
+        let parts = BundleParts {
+            adapter: session.parameters().tensors(),
+            lora: self.trainer.lora().parameters().tensors(),
+            encoder_lora: session.lora_parameters().map(Parameters::tensors).unwrap_or_default(),
+        };
         let names = Names { bundle: name, encoder, decoder };
-        let (session, lora) = (&self.trainer.session, self.trainer.lora().parameters());
-        let adapter = session.adapter().config().clone();
-        let bundle = BundleFiles::new(&self.recipe, names, adapter, &session.parameters().tensors(), &lora.tensors())?;
-        for (name, bytes) in bundle.files {
+        let bundle = BundleFiles::new(&self.recipe, names, session.adapter().config().clone(), &parts)?;
+        for name in OPTIONAL_FILES.iter().filter(|name| !bundle.files.contains_key(*name)) {
+            remove_if_there(&directory.join(name))?;
+        }
+        // The configuration comes last, so that a directory with one is whole.
+        let (configuration, tensors): (Vec<_>, Vec<_>) =
+            bundle.files.iter().partition(|(name, _)| **name == "bundle.json");
+        for (name, bytes) in tensors.into_iter().chain(configuration) {
             let path = directory.join(name);
             std::fs::write(&path, bytes).map_err(TrainError::io(&path))?;
         }
@@ -234,108 +249,21 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Where the run in `directory` stands, when it has finished `recipe`: there is nothing to train then, and no model to load.
+pub fn finished(recipe: &Recipe, directory: &Path) -> Result<Option<Checkpoint>> {
+    let state = Checkpoints::at(directory).state(&digest(recipe)?)?;
+    Ok(state.filter(|state| state.stage >= recipe.stages.len()))
+}
+
+/// A file of an earlier export that this one does not have.
+fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io(path)(error)),
+        _ => Ok(()),
+    }
+}
+
 pub(crate) fn digest(recipe: &Recipe) -> Result<String> {
     let text = serde_json::to_vec(recipe).map_err(|e| TrainError::Invalid(e.to_string()))?;
     Ok(blake3::hash(&text).to_hex()[..32].to_owned())
-}
-
-pub(crate) fn adapter_config(recipe: &Recipe, models: &Models) -> Result<AdapterConfig> {
-    Ok(adapter_shape(recipe, models.encoder.width(), Target::of(&models.decoder)?))
-}
-
-pub(crate) fn adapter_shape(recipe: &Recipe, d_enc: usize, target: Target) -> AdapterConfig {
-    AdapterConfig {
-        form: AdapterForm::GatedSegments,
-        ratio: recipe.ratio,
-        d_enc,
-        d_model: target.d_model,
-        value_hidden: VALUE_HIDDEN,
-        gate_hidden: GATE_HIDDEN,
-        segment_hidden: SEGMENT_HIDDEN,
-        embedding_rms: target.embedding_rms,
-    }
-}
-
-/// A sampler for these models; `max_target` 0 means no limit.
-pub fn sampler(models: &Models, chunk_tokens: usize, max_target: usize) -> Result<Sampler> {
-    let end = models.decoder.config().eos.first().copied();
-    Ok(Sampler {
-        tokenizer: models.tokens.clone(),
-        chunker: Arc::new(Chunker::new(models.pieces.clone(), chunk_tokens)?),
-        frame: models.frame.clone(),
-        end: end.ok_or_else(|| TrainError::Invalid("the decoder names no end-of-turn token".to_owned()))?,
-        max_target: if max_target == 0 { usize::MAX } else { max_target },
-    })
-}
-
-fn pretrain_adapter(
-    recipe: &Recipe,
-    config: &AdapterConfig,
-    adapter: &Parameters,
-    models: &Models,
-    sampler: &Sampler,
-    corpus: &Corpus,
-    report: &mut dyn FnMut(Report),
-) -> Result<()> {
-    let Some(stage) = &recipe.pretrain else { return Ok(()) };
-    let passages = pretrain_passages(recipe, stage, sampler, corpus)?;
-    let embeddings = TokenEmbeddings::of(&models.decoder)?;
-    let pool = Pool::encode(&passages, &models.encoder, &models.pieces, |chunks| {
-        report(Report::Pooling { chunks, of: stage.passages })
-    })?;
-    pretrain(config, adapter.clone(), stage, &pool, &embeddings, recipe.seed, |step, p| {
-        report(Report::Pretrain { step: step + 1, of: stage.steps, loss: p.loss, accuracy: p.accuracy });
-        true
-    })
-}
-
-/// The passages of a recipe's pretraining, with the decoder's tokens of them.
-pub fn pretrain_passages(
-    recipe: &Recipe,
-    stage: &PretrainStage,
-    sampler: &Sampler,
-    corpus: &Corpus,
-) -> Result<Vec<Passage>> {
-    // Numbers from the top, so that no passage of pretraining is drawn again by the stages that follow.
-    let texts = (0..stage.passages as u64).map(|i| {
-        let sample = sampler.draw(corpus, &[(Objective::Reconstruct, 1.0)], (1, 1), recipe.seed, u64::MAX - i)?;
-        Passage::new(crate::trainer::chunks(std::slice::from_ref(&sample)).concat(), &sampler.tokenizer)
-    });
-    texts.collect()
-}
-
-fn trainer(
-    recipe: &Recipe,
-    stage: usize,
-    config: AdapterConfig,
-    adapter: Parameters,
-    lora: Parameters,
-    models: Models,
-) -> Result<Trainer<LocalSession>> {
-    let stage = recipe.stages.get(stage).or(recipe.stages.last());
-    let stage = stage.ok_or_else(|| TrainError::Invalid("recipe: there is no stage to train".to_owned()))?;
-    let session = session(recipe, stage.adapter, config, adapter, &models)?;
-    Trainer::new(session, models.decoder, AdamW::new(lora, stage.lora), recipe.lora_rank, recipe.lora_scale)
-}
-
-pub(crate) fn session(
-    recipe: &Recipe,
-    optimizer: AdamWConfig,
-    config: AdapterConfig,
-    adapter: Parameters,
-    models: &Models,
-) -> Result<LocalSession> {
-    let bridge = bridge(recipe, models)?;
-    LocalSession::new(models.encoder.clone(), models.pieces.clone(), config, adapter, optimizer, bridge)
-}
-
-/// The table of the control recipes. Gates open by vocabulary rank: pieces are numbered by falling frequency.
-fn bridge(recipe: &Recipe, models: &Models) -> Result<Option<Bridge>> {
-    if recipe.features == Features::Encoder {
-        return Ok(None);
-    }
-    let values = word_piece_table(&models.pieces, &models.tokens, &models.decoder)?;
-    let rarity: Vec<f32> = (0..models.pieces.vocab_size()).map(|rank| 1.5 * (rank as f32 + 1.0).ln()).collect();
-    let gates = Tensor::new(rarity, values.device())?;
-    Ok(Some(Bridge { values, gates, without_states: recipe.features == Features::TableOnly }))
 }

@@ -1,18 +1,24 @@
 //! The encoder side of training: soft tokens out, their gradient in.
 
+mod start;
+mod states;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor, Var};
-use e2llm_model::{Adapter, AdapterConfig, Bridge, ContentRows, TextEncoder, TextTokenizer};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
+use candle_core::{Device, Tensor};
+use e2llm_model::{Adapter, AdapterConfig, Bridge, ContentRows, LoraConfig, TextEncoder, TextTokenizer};
+
+pub use start::{initial_adapter, initial_lora, order_heads};
+pub(crate) use states::StateCache;
 
 use crate::error::{Result, TrainError};
 use crate::optimizer::{AdamW, AdamWConfig, Parameters};
 use crate::pretrain::{Passage, Pool, TokenEmbeddings, pretrain};
 use crate::recipe::Recipe;
 use crate::run::Report;
+use crate::warm;
+use crate::workers::Workers;
 
 /// Soft tokens of several chunks, one after the other.
 #[derive(Debug, Clone)]
@@ -23,7 +29,7 @@ pub struct SoftBatch {
     pub counts: Vec<usize>,
 }
 
-/// The side that owns the adapter. Calls come in the order `encode`, `backward`, …, `step`.
+/// The side that owns the adapter and the encoder's LoRA. Calls come in the order `encode`, `backward`, …, `step`.
 pub trait EncoderSession {
     /// Soft tokens of the chunks; the graph is kept for the next `backward`.
     fn encode(&mut self, chunks: &[&str]) -> Result<SoftBatch>;
@@ -31,23 +37,40 @@ pub trait EncoderSession {
     fn backward(&mut self, gradient: &Tensor) -> Result<()>;
     /// One optimizer step at `schedule` times the peak rate. Returns the gradient's norm.
     fn step(&mut self, schedule: f64) -> Result<f64>;
-    /// Optimizer settings from now on; moments stay.
+    /// Optimizer settings of the adapter from now on; moments stay.
     fn configure(&mut self, optimizer: AdamWConfig);
+    /// Optimizer settings of the encoder's LoRA from now on, where there is one; none: it rests.
+    fn configure_encoder(&mut self, _optimizer: Option<AdamWConfig>) {}
+    /// Word pieces per soft token from now on. Parameters whose shape changes are warm-started, their moments reset.
+    fn set_ratio(&mut self, ratio: usize) -> Result<()> {
+        Err(TrainError::Invalid(format!("this encoder session cannot change its ratio to {ratio}; train at one ratio")))
+    }
     /// Adds parameters and optimizer state to a checkpoint.
     fn save(&self, into: &mut BTreeMap<String, Tensor>) -> Result<()>;
     /// Restores what `save` wrote.
     fn restore(&mut self, from: &HashMap<String, Tensor>) -> Result<()>;
 }
 
-/// An encoder session in this process: frozen encoder, trainable adapter.
+/// An encoder session in this process: trainable adapter, and an encoder that is frozen or carries a trainable LoRA.
+///
+/// Chunks are shared out over worker threads, each with a graph of its own.
 pub struct LocalSession {
-    encoder: Arc<TextEncoder>,
+    encoder: TextEncoder,
     tokenizer: Arc<TextTokenizer>,
     adapter: Adapter,
     optimizer: AdamW,
+    lora: Option<EncoderLora>,
     bridge: Option<Bridge>,
-    /// Soft tokens of the last `encode`, still attached to the adapter.
-    pending: Option<Tensor>,
+    states: StateCache,
+    workers: Workers,
+    /// Soft tokens of the last `encode`, by worker, still attached to the parameters.
+    pending: Vec<Tensor>,
+}
+
+struct EncoderLora {
+    optimizer: AdamW,
+    /// Whether the states are detached, so that it stays as it is.
+    rests: bool,
 }
 
 /// Word pieces of chunks: id sequences with special tokens, packed content rows, and the content ids.
@@ -76,17 +99,54 @@ impl LocalSession {
         bridge: Option<Bridge>,
     ) -> Result<Self> {
         let adapter = Adapter::new(config, parameters.tensors(), &Device::Cpu)?;
-        Ok(Self { encoder, tokenizer, adapter, optimizer: AdamW::new(parameters, optimizer), bridge, pending: None })
+        Ok(Self {
+            encoder: (*encoder).clone(),
+            tokenizer,
+            adapter,
+            optimizer: AdamW::new(parameters, optimizer),
+            lora: None,
+            bridge,
+            states: StateCache::default(),
+            workers: Workers::new()?,
+            pending: Vec::new(),
+        })
     }
 
     /// A session that only encodes, with a finished adapter.
-    pub fn frozen(encoder: Arc<TextEncoder>, tokenizer: Arc<TextTokenizer>, adapter: Adapter) -> Self {
-        let optimizer = AdamW::new(Parameters::default(), AdamWConfig::default());
-        Self { encoder, tokenizer, adapter, optimizer, bridge: None, pending: None }
+    pub fn frozen(encoder: Arc<TextEncoder>, tokenizer: Arc<TextTokenizer>, adapter: Adapter) -> Result<Self> {
+        Ok(Self {
+            encoder: (*encoder).clone(),
+            tokenizer,
+            adapter,
+            optimizer: AdamW::new(Parameters::default(), AdamWConfig::default()),
+            lora: None,
+            bridge: None,
+            states: StateCache::default(),
+            workers: Workers::new()?,
+            pending: Vec::new(),
+        })
+    }
+
+    /// Puts a LoRA on the encoder (named as in [`TextEncoder::lora_shapes`]) and trains it with `optimizer`; it rests without.
+    pub fn with_lora(
+        mut self,
+        parameters: Parameters,
+        config: LoraConfig,
+        optimizer: Option<AdamWConfig>,
+    ) -> Result<Self> {
+        self.encoder.set_lora(&parameters.tensors(), config.rank, config.scale)?;
+        let settings = optimizer.unwrap_or_default();
+        self.lora = Some(EncoderLora { optimizer: AdamW::new(parameters, settings), rests: optimizer.is_none() });
+        Ok(self)
+    }
+
+    /// Most bytes of frozen encoder states that are kept; 0: none.
+    pub fn cache_states(&mut self, bytes: usize) {
+        self.states = StateCache::new(bytes);
     }
 
     /// Fits the adapter to the decoder's embeddings, by the recipe's pretraining; nothing without one. `report` hears of
-    /// every step and says whether to go on.
+    /// every step and says whether to go on. It ends at the ratio of the first stage.
     pub fn pretrain(
         &mut self,
         recipe: &Recipe,
@@ -101,7 +161,8 @@ impl LocalSession {
         let (config, parameters) = (self.adapter.config(), self.optimizer.parameters().clone());
         pretrain(config, parameters, stage, &pool, embeddings, recipe.seed, |step, p| {
             report(Report::Pretrain { step: step + 1, of: stage.steps, loss: p.loss, accuracy: p.accuracy })
-        })
+        })?;
+        self.set_ratio(recipe.ratio_at(0))
     }
 
     /// The adapter's parameters, to be exported.
@@ -109,15 +170,26 @@ impl LocalSession {
         self.optimizer.parameters()
     }
 
+    /// The encoder LoRA's parameters, to be exported.
+    pub fn lora_parameters(&self) -> Option<&Parameters> {
+        self.lora.as_ref().map(|lora| lora.optimizer.parameters())
+    }
+
     /// The adapter under training.
     pub fn adapter(&self) -> &Adapter {
         &self.adapter
     }
 
+    /// Soft tokens of some chunks, attached to everything that is trained, and how many each chunk has.
     fn attached(&self, chunks: &[&str]) -> Result<(Tensor, Vec<usize>)> {
         let tokens = tokenize(&self.tokenizer, chunks)?;
-        let states = self.encoder.states(&tokens.sequences)?;
-        let features = Adapter::features(&states, &tokens.content)?;
+        let features = match &self.lora {
+            None => self.states.features(&self.encoder, chunks, &tokens)?,
+            Some(lora) => {
+                let features = Adapter::features(&self.encoder.states(&tokens.sequences)?, &tokens.content)?;
+                if lora.rests { features.detach() } else { features }
+            }
+        };
         let bridge = self.bridge.as_ref().map(|b| (b, tokens.ids.as_slice()));
         let soft = self.adapter.soft_tokens_bridged(&features, &tokens.content.pieces, bridge)?;
         let counts = tokens.content.pieces.iter().map(|p| self.adapter.config().soft_tokens(*p)).collect();
@@ -127,84 +199,85 @@ impl LocalSession {
 
 impl EncoderSession for LocalSession {
     fn encode(&mut self, chunks: &[&str]) -> Result<SoftBatch> {
-        let (soft, counts) = self.attached(chunks)?;
-        let values = soft.detach();
-        self.pending = Some(soft);
-        Ok(SoftBatch { values, counts })
+        let shares: Vec<&[&str]> = chunks.chunks(chunks.len().div_ceil(self.workers.count()).max(1)).collect();
+        let encoded = self.workers.run(&shares, |share| self.attached(share));
+        let (mut values, mut counts, mut pending) = (Vec::new(), Vec::new(), Vec::new());
+        for share in encoded {
+            let (soft, own) = share?;
+            values.push(soft.detach());
+            counts.extend(own);
+            pending.push(soft);
+        }
+        if pending.is_empty() {
+            return Err(TrainError::Invalid("there is no chunk to encode; a sample needs at least one".to_owned()));
+        }
+        self.pending = pending;
+        Ok(SoftBatch { values: Tensor::cat(&values, 0)?, counts })
     }
 
     fn backward(&mut self, gradient: &Tensor) -> Result<()> {
-        let soft = self
-            .pending
-            .take()
-            .ok_or_else(|| TrainError::Invalid("backward without a batch that was encoded before".to_owned()))?;
+        let pending = std::mem::take(&mut self.pending);
+        if pending.is_empty() {
+            return Err(TrainError::Invalid("backward without a batch that was encoded before".to_owned()));
+        }
+        let mut start = 0;
+        let mut shares = Vec::with_capacity(pending.len());
+        for soft in pending {
+            let rows = soft.dim(0)?;
+            shares.push((soft, gradient.narrow(0, start, rows)?));
+            start += rows;
+        }
         // d(Σ soft·g)/dθ is the gradient of θ when g is the gradient of the soft tokens.
-        let gradients = (soft * gradient)?.sum_all()?.backward()?;
-        self.optimizer.accumulate(&gradients)
+        let backward = |(soft, gradient): &(Tensor, Tensor)| (soft * gradient)?.sum_all()?.backward();
+        for gradients in self.workers.run(&shares, backward) {
+            let gradients = gradients?;
+            self.optimizer.accumulate(&gradients)?;
+            if let Some(lora) = self.lora.as_mut().filter(|lora| !lora.rests) {
+                lora.optimizer.accumulate(&gradients)?;
+            }
+        }
+        Ok(())
     }
 
     fn step(&mut self, schedule: f64) -> Result<f64> {
-        self.optimizer.step(schedule)
+        let adapter = self.optimizer.step(schedule)?;
+        match self.lora.as_mut().filter(|lora| !lora.rests) {
+            Some(lora) => Ok(adapter.hypot(lora.optimizer.step(schedule)?)),
+            None => Ok(adapter),
+        }
     }
 
     fn configure(&mut self, optimizer: AdamWConfig) {
         self.optimizer.configure(optimizer);
     }
 
+    fn configure_encoder(&mut self, optimizer: Option<AdamWConfig>) {
+        if let Some(lora) = &mut self.lora {
+            lora.rests = optimizer.is_none();
+            optimizer.into_iter().for_each(|settings| lora.optimizer.configure(settings));
+        }
+    }
+
+    fn set_ratio(&mut self, ratio: usize) -> Result<()> {
+        let config = self.adapter.config().clone();
+        if ratio == config.ratio {
+            return Ok(());
+        }
+        for (name, var) in warm::resized(self.optimizer.parameters(), &config, ratio)? {
+            self.optimizer.replace(&name, var);
+        }
+        let tensors = self.optimizer.parameters().tensors();
+        self.adapter = Adapter::new(AdapterConfig { ratio, ..config }, tensors, &Device::Cpu)?;
+        Ok(())
+    }
+
     fn save(&self, into: &mut BTreeMap<String, Tensor>) -> Result<()> {
-        self.optimizer.save("adapter", into)
+        self.optimizer.save("adapter", into)?;
+        self.lora.as_ref().map_or(Ok(()), |lora| lora.optimizer.save("encoder", into))
     }
 
     fn restore(&mut self, from: &HashMap<String, Tensor>) -> Result<()> {
-        self.optimizer.restore("adapter", from)
+        self.optimizer.restore("adapter", from)?;
+        self.lora.as_mut().map_or(Ok(()), |lora| lora.optimizer.restore("encoder", from))
     }
-}
-
-/// Random start of an adapter: scaled normal weights, zero biases, and zero output of the residual paths.
-pub fn initial_adapter(config: &AdapterConfig, seed: u64) -> Result<Parameters> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut parameters = Parameters::default();
-    for (name, shape) in config.parameters() {
-        let count: usize = shape.iter().product();
-        let values = match name {
-            "scale" => vec![1.0; count],
-            "segment.down.weight" | "gate.down.weight" => vec![0.0; count],
-            _ if name.ends_with(".bias") => vec![0.0; count],
-            _ => {
-                // Values start at the scale of the embeddings that they shall become.
-                let scale =
-                    if name.starts_with("value.") && !name.ends_with("up.weight") { config.embedding_rms } else { 1.0 };
-                let deviation = scale * (1.0 / shape[1] as f32).sqrt();
-                normal(&mut rng, count).map(|x| x * deviation).collect()
-            }
-        };
-        parameters.0.insert(name.to_owned(), Var::from_vec(values, shape, &Device::Cpu)?);
-    }
-    Ok(parameters)
-}
-
-/// LoRA start: A scaled normal, B zero, so that the first step is the base model's.
-pub fn initial_lora(shapes: &[(String, [usize; 2])], seed: u64) -> Result<Parameters> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut parameters = Parameters::default();
-    for (name, shape) in shapes {
-        let count = shape[0] * shape[1];
-        let values = if name.ends_with(".b") {
-            vec![0.0; count]
-        } else {
-            let deviation = (1.0 / shape[1] as f32).sqrt();
-            normal(&mut rng, count).map(|x| x * deviation).collect()
-        };
-        parameters.0.insert(name.clone(), Var::from_vec(values, (shape[0], shape[1]), &Device::Cpu)?);
-    }
-    Ok(parameters)
-}
-
-/// Standard normal values by Box and Muller.
-fn normal(rng: &mut ChaCha8Rng, count: usize) -> impl Iterator<Item = f32> {
-    use rand::Rng;
-    (0..count).map(move |_| {
-        let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
-        ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
-    })
 }

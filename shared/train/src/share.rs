@@ -100,7 +100,8 @@ impl Share {
                 self.round.stage + 1
             ))
         })?;
-        let sampler = Sampler { max_target: stage.max_target, ..sampler.clone() };
+        let mut sampler = sampler.clone();
+        sampler.configure(stage);
         for step in 0..self.round.steps {
             let samples = self.samples(recipe, stage, &sampler, corpus, step)?;
             let number = self.round.first_step + step;

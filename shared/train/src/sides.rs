@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Tensor};
-use e2llm_model::{AdapterConfig, Decoder, DocumentEncoder};
+use e2llm_model::{Decoder, DocumentEncoder};
 
 use crate::error::{Result, TrainError};
 use crate::optimizer::AdamW;
-use crate::recipe::{Features, Recipe, Stage};
-use crate::run::adapter_shape;
-use crate::session::{EncoderSession, LocalSession, initial_adapter, initial_lora};
+use crate::recipe::{Recipe, Stage};
+use crate::run::build;
+use crate::session::{EncoderSession, LocalSession};
 use crate::trainer::Trainer;
 
 /// What the adapter has to know of the decoder.
@@ -30,36 +30,41 @@ impl Target {
     }
 }
 
-/// The adapter's shape under a recipe.
-pub fn adapter_config(recipe: &Recipe, d_enc: usize, target: Target) -> AdapterConfig {
-    adapter_shape(recipe, d_enc, target)
-}
-
-/// The encoder side as the recipe begins it, with the optimizer settings of a stage.
+/// The encoder side as the recipe begins it, at `ratio` word pieces per soft token: that of the state it is to be given. The
+/// encoder is frozen, or carries the LoRA that the recipe asks for.
 ///
 /// # Errors
-/// Controls that put the decoder's words beside the encoder's states are trained in one process only.
-pub fn encoder_side(recipe: &Recipe, stage: usize, encoder: &DocumentEncoder, target: Target) -> Result<LocalSession> {
-    if recipe.features != Features::Encoder {
-        let problem = "a recipe with the word-piece table is trained in one process; use `e2llm train`";
+/// For what no bundle can hold, see [`Recipe::makes_bundle`]: that is trained in one process only.
+pub fn encoder_side(
+    recipe: &Recipe,
+    stage: usize,
+    ratio: usize,
+    encoder: &DocumentEncoder,
+    target: Target,
+) -> Result<LocalSession> {
+    if !recipe.makes_bundle() {
+        let problem = "a recipe with the word-piece table, or that trains the decoder in full, is trained in one process; \
+                       use `e2llm train`";
         return Err(TrainError::Invalid(problem.to_owned()));
     }
-    let config = adapter_config(recipe, encoder.d_enc(), target);
-    let adapter = initial_adapter(&config, recipe.seed)?;
-    let optimizer = stage_of(recipe, stage)?.adapter;
-    LocalSession::new(encoder.text_encoder().clone(), encoder.tokenizer().clone(), config, adapter, optimizer, None)
+    let stage = stage_of(recipe, stage)?;
+    let (config, adapter) = build::fresh_adapter(recipe, ratio, encoder.d_enc(), target)?;
+    let (encoder, pieces) = (encoder.base_encoder().clone(), encoder.tokenizer().clone());
+    build::encoder_session(recipe, stage, config, adapter, (encoder, pieces), None)
 }
 
-/// The decoder side as the recipe begins it, driving `session`.
+/// The decoder side as the recipe begins it, with the settings of a stage, driving `session`.
 pub fn decoder_side<S: EncoderSession>(
     recipe: &Recipe,
     stage: usize,
     session: S,
     decoder: Decoder,
 ) -> Result<Trainer<S>> {
-    let lora = initial_lora(&decoder.lora_shapes(recipe.lora_rank)?, recipe.seed + 1)?;
-    let optimizer = AdamW::new(lora, stage_of(recipe, stage)?.lora);
-    Trainer::new(session, decoder, optimizer, recipe.lora_rank, recipe.lora_scale)
+    let settings = stage_of(recipe, stage)?;
+    let optimizer = AdamW::new(build::decoder_parameters(recipe, &decoder)?, settings.lora);
+    let mut trainer = Trainer::new(session, decoder, optimizer, recipe.lora_rank, recipe.lora_scale)?;
+    trainer.configure_stage(settings, recipe.ratio_at(stage))?;
+    Ok(trainer)
 }
 
 fn stage_of(recipe: &Recipe, stage: usize) -> Result<&Stage> {

@@ -1,38 +1,50 @@
-//! The decoder side of training: drives an encoder session, owns the LoRA.
+//! The decoder side of training: drives an encoder session, owns what of the decoder is trained.
 
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
-use e2llm_model::ops::cross_entropy;
-use e2llm_model::{Decoder, Packing};
+use candle_core::{Tensor, Var};
+use e2llm_model::Decoder;
+use e2llm_model::ops::{divergences, probabilities, token_losses};
+use serde::Serialize;
 
+use crate::batch::{Batch, Shard, encode_samples, shards};
 use crate::error::{Result, TrainError};
 use crate::optimizer::{AdamW, AdamWConfig};
-use crate::sample::{Part, Sample};
-use crate::session::{EncoderSession, SoftBatch};
+use crate::recipe::Stage;
+use crate::sample::{Objective, Part, Sample};
+use crate::session::EncoderSession;
 use crate::workers::Workers;
 
 /// Most decoder positions of one backward pass; larger batches are accumulated over several.
 const MAX_POSITIONS: usize = 3_072;
 
-/// Decoder, LoRA optimizer and the encoder session they train with.
+/// Decoder, its optimizer and the encoder session they train with.
 pub struct Trainer<S> {
     /// The encoder side.
     pub session: S,
     pub(crate) decoder: Decoder,
+    /// The decoder before anything was trained: it reads the full text where a stage distills.
+    teacher: Decoder,
+    distill: f32,
     lora: AdamW,
+    /// Of the decoder's tensors in checkpoints.
+    prefix: &'static str,
     workers: Workers,
 }
 
 /// What one step did.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
-    /// Mean loss in nats per target token.
+    /// Mean loss in nats per target token: what was minimised, distillation included.
     pub loss: f32,
-    /// Norm of the adapter's gradient before clipping.
+    /// Cross-entropy by objective.
+    pub losses: BTreeMap<Objective, ObjectiveLoss>,
+    /// Mean divergence from the teacher in nats per target token, where the stage distills.
+    pub divergence: Option<f32>,
+    /// Norm of the encoder side's gradient before clipping.
     pub adapter_norm: f64,
-    /// Norm of the LoRA's gradient before clipping.
+    /// Norm of the decoder's gradient before clipping.
     pub lora_norm: f64,
     /// Decoder positions read.
     pub positions: usize,
@@ -40,11 +52,40 @@ pub struct Progress {
     pub targets: usize,
 }
 
+/// Cross-entropy of the samples of one objective.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct ObjectiveLoss {
+    /// Mean nats per target token.
+    pub loss: f64,
+    /// Target tokens.
+    pub tokens: usize,
+}
+
+impl ObjectiveLoss {
+    fn add(&mut self, nats: f64, tokens: usize) {
+        let total = self.loss * self.tokens as f64 + nats;
+        self.tokens += tokens;
+        self.loss = total / self.tokens.max(1) as f64;
+    }
+}
+
 impl<S: EncoderSession> Trainer<S> {
-    /// Takes a dense decoder and puts the LoRA parameters of `lora` into it.
-    pub fn new(session: S, mut decoder: Decoder, lora: AdamW, rank: usize, scale: f64) -> Result<Self> {
-        decoder.set_lora(&lora.parameters().tensors(), rank, scale)?;
-        Ok(Self { session, decoder, lora, workers: Workers::new()? })
+    /// Takes a dense decoder and puts the LoRA parameters of `lora` into it; without parameters the decoder stays frozen.
+    pub fn new(session: S, decoder: Decoder, lora: AdamW, rank: usize, scale: f64) -> Result<Self> {
+        let mut trainer = Self::around(session, decoder, lora, "lora")?;
+        trainer.decoder.set_lora(&trainer.lora.parameters().tensors(), rank, scale)?;
+        Ok(trainer)
+    }
+
+    /// Takes a dense decoder and trains its linears themselves: `weights` as [`Decoder::linears`] names them.
+    pub fn full(session: S, decoder: Decoder, weights: AdamW) -> Result<Self> {
+        let mut trainer = Self::around(session, decoder, weights, "decoder")?;
+        trainer.decoder.set_linears(&trainer.lora.parameters().tensors())?;
+        Ok(trainer)
+    }
+
+    fn around(session: S, decoder: Decoder, lora: AdamW, prefix: &'static str) -> Result<Self> {
+        Ok(Self { session, teacher: decoder.clone(), decoder, distill: 0.0, lora, prefix, workers: Workers::new()? })
     }
 
     /// The decoder with its LoRA.
@@ -52,7 +93,7 @@ impl<S: EncoderSession> Trainer<S> {
         &mut self.decoder
     }
 
-    /// The LoRA's parameters and optimizer.
+    /// What of the decoder is trained, with its optimizer: the LoRA, the linears, or nothing.
     pub fn lora(&self) -> &AdamW {
         &self.lora
     }
@@ -67,13 +108,13 @@ impl<S: EncoderSession> Trainer<S> {
     /// Parameters and moments of the decoder side.
     pub fn save_decoder(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut tensors = BTreeMap::new();
-        self.lora.save("lora", &mut tensors)?;
+        self.lora.save(self.prefix, &mut tensors)?;
         Ok(tensors)
     }
 
     /// Restores what [`Trainer::save_decoder`] gave.
     pub fn restore_decoder(&mut self, tensors: &HashMap<String, Tensor>) -> Result<()> {
-        self.lora.restore("lora", tensors)
+        self.lora.restore(self.prefix, tensors)
     }
 
     /// Optimizer settings of both sides from now on; moments stay.
@@ -82,17 +123,32 @@ impl<S: EncoderSession> Trainer<S> {
         self.lora.configure(lora);
     }
 
+    /// Everything a stage sets: rates of all parts, ratio, distillation.
+    pub fn configure_stage(&mut self, stage: &Stage, ratio: usize) -> Result<()> {
+        self.configure(stage.adapter, stage.lora);
+        self.session.configure_encoder(stage.encoder);
+        self.session.set_ratio(ratio)?;
+        self.distill = stage.distill as f32;
+        Ok(())
+    }
+
     /// One optimizer step of both sides on `samples`.
     pub fn step(&mut self, samples: &[Sample], schedule: f64, number: usize) -> Result<Progress> {
         let targets: usize = samples.iter().map(|s| s.target.len()).sum();
-        let mut progress = Progress { loss: 0.0, adapter_norm: 0.0, lora_norm: 0.0, positions: 0, targets };
+        let mut progress = Progress {
+            loss: 0.0,
+            losses: BTreeMap::new(),
+            divergence: (self.distill > 0.0).then_some(0.0),
+            adapter_norm: 0.0,
+            lora_norm: 0.0,
+            positions: 0,
+            targets,
+        };
         let mut rest = samples;
         while !rest.is_empty() {
             let (micro, later) = rest.split_at(micro_batch(rest));
             rest = later;
-            let (loss, positions) = self.accumulate(micro, targets)?;
-            progress.loss += loss;
-            progress.positions += positions;
+            self.accumulate(micro, &mut progress)?;
         }
         if !progress.loss.is_finite() {
             return Err(TrainError::Diverged { step: number, loss: progress.loss });
@@ -102,83 +158,104 @@ impl<S: EncoderSession> Trainer<S> {
         Ok(progress)
     }
 
-    fn accumulate(&mut self, samples: &[Sample], targets: usize) -> Result<(f32, usize)> {
-        let soft = self.session.encode(&chunks(samples))?;
-        let weight = 1.0 / targets as f32;
-        let shards = self
-            .workers
-            .run(&shards(samples, &soft, self.workers.count())?, |shard| shard.backward(&self.decoder, weight));
-        let (mut loss, mut positions, mut soft_gradients) = (0.0, 0, Vec::new());
-        for shard in shards {
-            let shard = shard?;
-            loss += shard.loss;
-            positions += shard.positions;
-            soft_gradients.push(shard.soft_gradient);
-            self.lora.accumulate(&shard.gradients)?;
+    fn accumulate(&mut self, samples: &[Sample], progress: &mut Progress) -> Result<()> {
+        let soft = encode_samples(&mut self.session, samples)?;
+        let shards = shards(samples, soft.as_ref(), self.workers.count())?;
+        let goal = Goal { weight: 1.0 / progress.targets as f32, distill: self.distill, teacher: &self.teacher };
+        let results = self.workers.run(&shards, |shard| shard.backward(&self.decoder, &goal));
+        let mut gradients: Vec<Option<Tensor>> = vec![None; samples.len()];
+        for (shard, result) in shards.iter().zip(results) {
+            let result = result?;
+            progress.add(shard, &result);
+            self.lora.accumulate(&result.gradients)?;
+            let mut start = 0;
+            for (place, rows) in shard.places.iter().zip(&shard.rows) {
+                if let Some(soft) = result.soft_gradient.as_ref().filter(|_| *rows > 0) {
+                    gradients[*place] = Some(soft.narrow(0, start, *rows)?);
+                }
+                start += rows;
+            }
         }
-        self.session.backward(&Tensor::cat(&soft_gradients, 0)?)?;
-        Ok((loss, positions))
+        let gradients: Vec<Tensor> = gradients.into_iter().flatten().collect();
+        if gradients.is_empty() { Ok(()) } else { self.session.backward(&Tensor::cat(&gradients, 0)?) }
     }
 
     /// Everything a resumed run needs besides the step number.
     pub fn save(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut tensors = BTreeMap::new();
         self.session.save(&mut tensors)?;
-        self.lora.save("lora", &mut tensors)?;
+        self.lora.save(self.prefix, &mut tensors)?;
         Ok(tensors)
     }
 
     /// Restores what [`Trainer::save`] gave.
     pub fn restore(&mut self, tensors: &HashMap<String, Tensor>) -> Result<()> {
         self.session.restore(tensors)?;
-        self.lora.restore("lora", tensors)
+        self.lora.restore(self.prefix, tensors)
     }
 }
 
-/// Samples of one worker with their soft tokens.
-struct Shard<'a> {
-    samples: &'a [Sample],
-    soft: Tensor,
-    counts: &'a [usize],
+impl Progress {
+    fn add(&mut self, shard: &Shard<'_>, result: &ShardResult) {
+        self.loss += result.loss;
+        self.positions += result.positions;
+        if let Some(divergence) = &mut self.divergence {
+            *divergence += result.divergence / self.targets as f32;
+        }
+        let mut losses = result.losses.as_slice();
+        for sample in &shard.samples {
+            let (own, later) = losses.split_at(sample.target.len());
+            losses = later;
+            let nats = own.iter().map(|loss| f64::from(*loss)).sum();
+            self.losses.entry(sample.objective).or_default().add(nats, own.len());
+        }
+    }
+}
+
+/// What a worker minimises.
+struct Goal<'a> {
+    /// Of one target token.
+    weight: f32,
+    distill: f32,
+    teacher: &'a Decoder,
 }
 
 /// What a worker computed.
 struct ShardResult {
     loss: f32,
+    /// Cross-entropy of every target token.
+    losses: Vec<f32>,
+    /// Summed over target tokens.
+    divergence: f32,
     positions: usize,
-    soft_gradient: Tensor,
+    soft_gradient: Option<Tensor>,
     gradients: GradStore,
 }
 
 impl Shard<'_> {
-    fn backward(&self, decoder: &Decoder, weight: f32) -> Result<ShardResult> {
-        let leaf = Var::from_tensor(&self.soft)?;
-        let batch = Batch::new(self.samples, self.counts);
-        let loss = batch.loss(decoder, Some(leaf.as_tensor()), weight)?;
+    fn backward(&self, decoder: &Decoder, goal: &Goal<'_>) -> Result<ShardResult> {
+        let leaf = self.soft.as_ref().map(Var::from_tensor).transpose()?;
+        let batch = Batch::new(&self.samples, &self.counts);
+        let logits = batch.logits(decoder, leaf.as_ref().map(Var::as_tensor))?;
+        let losses = token_losses(&logits, batch.targets())?;
+        let mut loss = (losses.sum_all()? * f64::from(goal.weight * (1.0 - goal.distill)))?;
+        let mut divergence = 0.0;
+        if goal.distill > 0.0 {
+            let teacher = Batch::of_full_text(&self.samples).logits(goal.teacher, None)?;
+            let total = divergences(&logits, &probabilities(&teacher)?)?.sum_all()?;
+            divergence = total.to_scalar()?;
+            loss = (loss + (total * f64::from(goal.weight * goal.distill))?)?;
+        }
         let mut gradients = loss.backward()?;
-        let soft_gradient = gradients.remove(leaf.as_tensor());
         let soft_gradient =
-            soft_gradient.ok_or_else(|| TrainError::Invalid("the loss does not reach the soft tokens".to_owned()))?;
-        Ok(ShardResult { loss: loss.to_scalar()?, positions: batch.positions(), soft_gradient, gradients })
+            leaf.as_ref().map(|leaf| gradients.remove(leaf.as_tensor()).ok_or_else(unreached)).transpose()?;
+        let (loss, losses, positions) = (loss.to_scalar()?, losses.to_vec1()?, batch.positions());
+        Ok(ShardResult { loss, losses, divergence, positions, soft_gradient, gradients })
     }
 }
 
-/// Cuts samples into `count` runs of about equal length, each with the rows of its own chunks.
-fn shards<'a>(samples: &'a [Sample], soft: &'a SoftBatch, count: usize) -> Result<Vec<Shard<'a>>> {
-    let size = samples.len().div_ceil(count).max(1);
-    let (mut chunk, mut row) = (0, 0);
-    samples
-        .chunks(size)
-        .map(|samples| {
-            let chunks = chunks(samples).len();
-            let counts = &soft.counts[chunk..chunk + chunks];
-            let rows: usize = counts.iter().sum();
-            let shard = Shard { samples, soft: soft.values.narrow(0, row, rows)?.contiguous()?, counts };
-            chunk += chunks;
-            row += rows;
-            Ok(shard)
-        })
-        .collect()
+fn unreached() -> TrainError {
+    TrainError::Invalid("the loss does not reach the soft tokens".to_owned())
 }
 
 /// How many samples fit one backward pass; at least one.
@@ -200,93 +277,4 @@ fn micro_batch(samples: &[Sample]) -> usize {
         }
     }
     samples.len()
-}
-
-/// All chunk texts of the samples, in order.
-pub(crate) fn chunks(samples: &[Sample]) -> Vec<&str> {
-    let parts = samples.iter().flat_map(|s| &s.before);
-    parts.filter_map(|p| if let Part::Chunk(text) = p { Some(text.as_str()) } else { None }).collect()
-}
-
-/// Samples laid out as one packed decoder input.
-pub(crate) struct Batch {
-    /// All token ids, then all soft tokens; `order` says which stands where.
-    tokens: Vec<u32>,
-    order: Vec<u32>,
-    lengths: Vec<usize>,
-    /// Rows whose next token is a target, and the targets.
-    rows: Vec<u32>,
-    targets: Vec<u32>,
-}
-
-impl Batch {
-    /// `counts`: soft tokens of each chunk, in the order of [`chunks`].
-    pub(crate) fn new(samples: &[Sample], counts: &[usize]) -> Self {
-        let total_tokens: usize = samples.iter().map(token_count).sum();
-        let mut batch =
-            Self { tokens: Vec::new(), order: Vec::new(), lengths: Vec::new(), rows: Vec::new(), targets: Vec::new() };
-        let mut counts = counts.iter();
-        let mut soft = total_tokens as u32;
-        for sample in samples {
-            let start = batch.order.len();
-            for part in &sample.before {
-                match part {
-                    Part::Tokens(ids) => batch.push_tokens(ids),
-                    Part::Chunk(_) => {
-                        let count = counts.next().copied().unwrap_or(0) as u32;
-                        batch.order.extend(soft..soft + count);
-                        soft += count;
-                    }
-                }
-            }
-            batch.rows.extend((0..sample.target.len()).map(|i| (batch.order.len() + i - 1) as u32));
-            batch.targets.extend(&sample.target);
-            batch.push_tokens(&sample.target[..sample.target.len() - 1]);
-            batch.lengths.push(batch.order.len() - start);
-        }
-        batch
-    }
-
-    fn push_tokens(&mut self, ids: &[u32]) {
-        let first = self.tokens.len() as u32;
-        self.order.extend(first..first + ids.len() as u32);
-        self.tokens.extend(ids);
-    }
-
-    pub(crate) fn positions(&self) -> usize {
-        self.order.len()
-    }
-
-    /// Logits at the target rows `[targets, vocabulary]`.
-    pub(crate) fn logits(&self, decoder: &Decoder, soft: Option<&Tensor>) -> Result<Tensor> {
-        let mut input = decoder.embed(&self.tokens)?;
-        if let Some(soft) = soft {
-            input = Tensor::cat(&[&input, soft], 0)?;
-        }
-        let input = input.index_select(&Tensor::new(self.order.as_slice(), &Device::Cpu)?, 0)?;
-        let hidden = decoder.hidden(&input, &Packing::sequences(&self.lengths))?;
-        let rows = Tensor::new(self.rows.as_slice(), &Device::Cpu)?;
-        Ok(decoder.logits(&hidden.index_select(&rows, 0)?)?)
-    }
-
-    /// `weight · Σ −ln p(target)`.
-    pub(crate) fn loss(&self, decoder: &Decoder, soft: Option<&Tensor>, weight: f32) -> Result<Tensor> {
-        let logits = self.logits(decoder, soft)?;
-        Ok(cross_entropy(&logits, &self.targets, &vec![weight; self.targets.len()])?)
-    }
-
-    pub(crate) fn targets(&self) -> &[u32] {
-        &self.targets
-    }
-}
-
-fn token_count(sample: &Sample) -> usize {
-    let before: usize = sample.before.iter().map(|p| if let Part::Tokens(ids) = p { ids.len() } else { 0 }).sum();
-    before + sample.target.len() - 1
-}
-
-/// Soft tokens of samples, or nothing when they hold no chunk.
-pub(crate) fn encode_samples(session: &mut impl EncoderSession, samples: &[Sample]) -> Result<Option<SoftBatch>> {
-    let chunks = chunks(samples);
-    if chunks.is_empty() { Ok(None) } else { session.encode(&chunks).map(Some) }
 }

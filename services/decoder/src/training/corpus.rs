@@ -32,8 +32,7 @@ impl Corpora {
         let mut blocks = blocks.buffered(PARALLEL);
         let mut corpus = Corpus::default();
         while let Some(block) = blocks.try_next().await? {
-            let read = Corpus::from_lines("training data", block.as_bytes()).map_err(CorpusError::Lines)?;
-            corpus.documents.extend(read.documents);
+            corpus.append_lines("training data", block.as_bytes()).map_err(CorpusError::Lines)?;
         }
         let corpus = Arc::new(corpus);
         *last = Some((hashes, corpus.clone()));

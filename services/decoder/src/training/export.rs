@@ -1,7 +1,7 @@
 use e2llm_api::v1::{MemberRound, ObjectRef};
 use e2llm_model::AdapterConfig;
 use e2llm_store::Created;
-use e2llm_train::{BundleFiles, Names, TrainError, parameters_of};
+use e2llm_train::{BundleFiles, BundleParts, Names, TrainError, parameters_of};
 
 use super::models::DecoderSide;
 use super::tasks::{ShareError, Work};
@@ -19,8 +19,12 @@ impl Work {
         let words = &side.words;
         let names =
             Names { bundle: &self.spec.bundle_name, encoder: &words.encoder.name, decoder: &words.decoder.name };
-        let (adapter_parameters, lora) = (parameters_of(&encoder, "adapter"), parameters_of(&decoder, "lora"));
-        let bundle = BundleFiles::new(&self.recipe, names, adapter, &adapter_parameters, &lora)?;
+        let parts = BundleParts {
+            adapter: parameters_of(&encoder, "adapter"),
+            lora: parameters_of(&decoder, "lora"),
+            encoder_lora: parameters_of(&encoder, "encoder"),
+        };
+        let bundle = BundleFiles::new(&self.recipe, names, adapter, &parts)?;
         let fingerprint = bundle.fingerprint(&words.encoder.sha256, &words.decoder.sha256)?;
         for (name, bytes) in bundle.files {
             let written = self.runtime.block_on(self.store.create(&format!("bundles/{fingerprint}/{name}"), bytes));

@@ -72,12 +72,7 @@ impl Held {
 impl Words {
     /// Draws the recipe's samples.
     pub(super) fn sampler(&self, recipe: &Recipe) -> e2llm_train::Result<Sampler> {
-        Ok(Sampler {
-            tokenizer: self.tokens.clone(),
-            chunker: Arc::new(Chunker::new(self.pieces.clone(), recipe.chunk_tokens)?),
-            frame: self.frame.clone(),
-            end: self.end,
-            max_target: usize::MAX,
-        })
+        let chunker = Arc::new(Chunker::new(self.pieces.clone(), recipe.chunk_tokens)?);
+        Ok(Sampler::new(self.tokens.clone(), chunker, self.frame.clone(), self.end))
     }
 }

@@ -158,6 +158,11 @@ impl EncoderSession for RemoteSession {
     /// The session was opened for one stage of the recipe, which says how its optimizer is set.
     fn configure(&mut self, _: AdamWConfig) {}
 
+    /// The encoder side has the ratio of the stage it was opened for.
+    fn set_ratio(&mut self, _: usize) -> Result<()> {
+        Ok(())
+    }
+
     fn save(&self, _: &mut BTreeMap<String, Tensor>) -> Result<()> {
         Err(TrainError::Invalid("the encoder side keeps its own state; save it with `save_to`".to_owned()))
     }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ use e2llm_store::{Store, StoreError};
 use e2llm_train::pretrain::TokenEmbeddings;
 use e2llm_train::run::pretrain_passages;
 use e2llm_train::{
-    Corpus, Progress, Recipe, Round, Share, Target, TrainError, decoder_side, deserialize, overlay, serialize,
+    Corpus, Objective, Progress, Recipe, Round, Share, Target, TrainError, decoder_side, deserialize, overlay,
+    serialize,
 };
 use tokio::runtime::Handle;
 use tonic::transport::Channel;
@@ -166,6 +168,8 @@ impl Work {
             stage: self.round.stage,
             d_model: u32::try_from(target.d_model).unwrap_or(u32::MAX),
             embedding_rms: target.embedding_rms,
+            ratio: u32::try_from(self.ratio_of_state()).unwrap_or(u32::MAX),
+            is_pretraining: self.round.kind() == Kind::Pretrain,
             state,
         };
         let until = Instant::now() + PATIENCE;
@@ -181,6 +185,19 @@ impl Work {
                 return Err(TrainError::Stopped.into());
             }
         }
+    }
+
+    /// Word pieces per soft token of what the round before has left, or of the start.
+    fn ratio_of_state(&self) -> usize {
+        let stage = match (self.round.kind(), self.task.round.checked_sub(1)) {
+            (Kind::Pretrain, _) => {
+                let own = self.recipe.pretrain.as_ref().and_then(|stage| stage.ratio);
+                return own.unwrap_or_else(|| self.recipe.ratio_at(0));
+            }
+            (_, Some(before)) => self.spec.rounds.get(before as usize).map_or(0, |round| round.stage),
+            (_, None) => 0,
+        };
+        self.recipe.ratio_at(stage as usize)
     }
 
     fn joint(self, side: DecoderSide, held: &Held) -> Result<MemberRound, ShareError> {
@@ -266,25 +283,33 @@ fn microseconds(since: Instant) -> u64 {
 /// What a share adds up to.
 #[derive(Default)]
 struct Totals {
-    loss: f64,
+    /// Nats and target tokens by objective.
+    losses: BTreeMap<Objective, (f64, u64)>,
     targets: u64,
     positions: u64,
 }
 
 impl Totals {
     fn add(&mut self, progress: &Progress) {
-        self.loss += f64::from(progress.loss) * progress.targets as f64;
+        for (objective, loss) in &progress.losses {
+            let (nats, tokens) = self.losses.entry(*objective).or_default();
+            *nats += loss.loss * loss.tokens as f64;
+            *tokens += loss.tokens as u64;
+        }
         self.targets += progress.targets as u64;
         self.positions += progress.positions as u64;
     }
 
     fn member(self, encoder: ObjectRef, decoder: ObjectRef, started: Instant) -> MemberRound {
-        let loss = self.loss / self.targets.max(1) as f64;
-        let losses = vec![ObjectiveLoss { objective: "all".to_owned(), loss, targets: self.targets }];
+        let losses = self.losses.into_iter().map(|(objective, (nats, targets))| ObjectiveLoss {
+            objective: objective.as_str().to_owned(),
+            loss: nats / targets.max(1) as f64,
+            targets,
+        });
         MemberRound {
             encoder: Some(encoder),
             decoder: Some(decoder),
-            losses,
+            losses: losses.collect(),
             positions: self.positions,
             targets: self.targets,
             busy_us: microseconds(started),

@@ -1,4 +1,4 @@
-//! A linear layer over a frozen base weight, dense or quantised, with an optional LoRA beside it.
+//! A linear layer over a base weight, dense or quantised, frozen or trained, with an optional LoRA beside it.
 
 use std::sync::Arc;
 
@@ -6,16 +6,18 @@ use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{Device, Module, Tensor};
 
 use crate::error::Result;
-use crate::ops::frozen_linear;
+use crate::ops::{frozen_linear, trained_linear};
 
 /// From this many rows on, expanding a quantised weight once and using f32 GEMM beats quantised dot products.
 const GEMM_ROWS: usize = 16;
 
-/// A frozen matrix `[out, in]`.
+/// A matrix `[out, in]`.
 #[derive(Debug, Clone)]
 pub enum Weight {
-    /// f32 values.
+    /// f32 values, frozen.
     Dense(Tensor),
+    /// f32 values under training: they get gradients.
+    Trained(Tensor),
     /// Blocks as they stand in the GGUF file; expanded to f32 for the length of one prefill product only.
     Quantized(Arc<QTensor>),
 }
@@ -24,7 +26,7 @@ impl Weight {
     /// `[out, in]`.
     pub fn dims(&self) -> Result<(usize, usize)> {
         Ok(match self {
-            Weight::Dense(t) => t.dims2()?,
+            Weight::Dense(t) | Weight::Trained(t) => t.dims2()?,
             Weight::Quantized(t) => t.shape().dims2()?,
         })
     }
@@ -32,7 +34,7 @@ impl Weight {
     /// The same weight as f32 values.
     pub fn to_dense(&self, device: &Device) -> Result<Tensor> {
         Ok(match self {
-            Weight::Dense(t) => t.clone(),
+            Weight::Dense(t) | Weight::Trained(t) => t.clone(),
             Weight::Quantized(t) => t.dequantize(device)?,
         })
     }
@@ -41,6 +43,7 @@ impl Weight {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Weight::Dense(weight) => frozen_linear(x, weight)?,
+            Weight::Trained(weight) => trained_linear(x, weight)?,
             Weight::Quantized(weight) if x.dim(0)? >= GEMM_ROWS => frozen_linear(x, &weight.dequantize(x.device())?)?,
             Weight::Quantized(weight) => QMatMul::QTensor(weight.clone()).forward(x)?,
         })
@@ -49,7 +52,7 @@ impl Weight {
     /// Rows `ids` as f32 `[ids, in]`.
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         Ok(match self {
-            Weight::Dense(weight) => weight.index_select(ids, 0)?,
+            Weight::Dense(weight) | Weight::Trained(weight) => weight.index_select(ids, 0)?,
             Weight::Quantized(weight) => QMatMul::QTensor(weight.clone()).embedding(ids)?,
         })
     }
@@ -67,6 +70,11 @@ pub struct Lora {
 }
 
 impl Lora {
+    /// `weight + scale · B·A`, `[out, in]`: the two as one matrix.
+    pub fn merged_into(&self, weight: &Tensor) -> Result<Tensor> {
+        Ok((weight + (self.b.matmul(&self.a)? * self.scale)?)?)
+    }
+
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let low = x.matmul(&self.a.t()?)?;
         Ok((low.matmul(&self.b.t()?)? * self.scale)?)
@@ -88,6 +96,16 @@ impl Linear {
     /// A plain layer.
     pub fn new(weight: Weight, bias: Option<Tensor>) -> Self {
         Self { weight, bias, lora: None }
+    }
+
+    /// Adds the LoRA into a dense base weight, which then costs nothing more per row. Beside a quantised weight it stays:
+    /// the sum would have to be quantised anew.
+    pub fn merge(&mut self) -> Result<()> {
+        if let (Weight::Dense(weight), Some(lora)) = (&self.weight, &self.lora) {
+            self.weight = Weight::Dense(lora.merged_into(weight)?);
+            self.lora = None;
+        }
+        Ok(())
     }
 
     /// x `[rows, in]` → `[rows, out]`, f32.

@@ -1,43 +1,18 @@
-//! Reading decoder weights from GGUF and safetensors, and fitting LoRA to them.
+//! Reading decoder weights from GGUF and safetensors.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::quantized::QTensor;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use super::config::plain_frequencies;
-use super::{ARCHITECTURES, Block, Decoder, DecoderConfig, Linear, Lora, Weight};
-use crate::error::{ModelError, Result};
+use super::{ARCHITECTURES, Block, Decoder, DecoderConfig, LORA_TARGETS, Linear, Weight};
+use crate::error::Result;
 use crate::gguf::GgufFile;
 use crate::ops::RopePairs;
 use crate::safetensors::TensorFile;
-
-/// The linears of a block that LoRA adapts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
-pub enum Target {
-    Q,
-    K,
-    V,
-    O,
-    Gate,
-    Up,
-    Down,
-}
-
-/// All linears of a block, with their names in LoRA files.
-pub const LORA_TARGETS: [(Target, &str); 7] = [
-    (Target::Q, "q"),
-    (Target::K, "k"),
-    (Target::V, "v"),
-    (Target::O, "o"),
-    (Target::Gate, "gate"),
-    (Target::Up, "up"),
-    (Target::Down, "down"),
-];
 
 /// Where tensors come from, under the two naming schemes.
 enum Source {
@@ -219,48 +194,6 @@ impl Decoder {
         }
         Ok(self)
     }
-
-    /// Shapes of the LoRA parameters of `rank`: `blocks.<i>.<target>.a` `[rank, in]` and `.b` `[out, rank]`.
-    pub fn lora_shapes(&self, rank: usize) -> Result<Vec<(String, [usize; 2])>> {
-        let mut shapes = Vec::new();
-        for (index, block) in self.blocks.iter().enumerate() {
-            for (target, name) in LORA_TARGETS {
-                let (outputs, inputs) = block.linear(target).weight.dims()?;
-                shapes.push((format!("blocks.{index}.{name}.a"), [rank, inputs]));
-                shapes.push((format!("blocks.{index}.{name}.b"), [outputs, rank]));
-            }
-        }
-        Ok(shapes)
-    }
-
-    /// Puts LoRA parameters (named as in [`Decoder::lora_shapes`]) beside the base weights; an empty map removes them.
-    pub fn set_lora(&mut self, parameters: &HashMap<String, Tensor>, rank: usize, scale: f64) -> Result<()> {
-        if parameters.is_empty() {
-            for block in &mut self.blocks {
-                LORA_TARGETS.iter().for_each(|(target, _)| block.linear_mut(*target).lora = None);
-            }
-            return Ok(());
-        }
-        for (name, shape) in self.lora_shapes(rank)? {
-            let problem = match parameters.get(&name) {
-                Some(tensor) if tensor.dims() == shape => continue,
-                Some(tensor) => {
-                    format!("LoRA tensor {name} has shape {:?}, rank {rank} asks for {shape:?}", tensor.dims())
-                }
-                None => format!("LoRA tensor {name} is missing"),
-            };
-            return Err(ModelError::Config { problem });
-        }
-        for (index, block) in self.blocks.iter_mut().enumerate() {
-            for (target, name) in LORA_TARGETS {
-                let part = |side: &str| -> Result<Tensor> {
-                    Ok(parameters[&format!("blocks.{index}.{name}.{side}")].to_dtype(DType::F32)?)
-                };
-                block.linear_mut(target).lora = Some(Lora { a: part("a")?, b: part("b")?, scale });
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Block {
@@ -286,29 +219,5 @@ impl Block {
             up: linear("ffn_up", inner, d)?,
             down: linear("ffn_down", d, inner)?,
         })
-    }
-
-    fn linear(&self, target: Target) -> &Linear {
-        match target {
-            Target::Q => &self.q,
-            Target::K => &self.k,
-            Target::V => &self.v,
-            Target::O => &self.o,
-            Target::Gate => &self.gate,
-            Target::Up => &self.up,
-            Target::Down => &self.down,
-        }
-    }
-
-    fn linear_mut(&mut self, target: Target) -> &mut Linear {
-        match target {
-            Target::Q => &mut self.q,
-            Target::K => &mut self.k,
-            Target::V => &mut self.v,
-            Target::O => &mut self.o,
-            Target::Gate => &mut self.gate,
-            Target::Up => &mut self.up,
-            Target::Down => &mut self.down,
-        }
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! candle-transformers' models take token ids only, use fused ops without backward and know no LoRA.
 
+mod adapt;
 mod cache;
 mod config;
 mod linear;
@@ -12,16 +13,17 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+pub(crate) use adapt::check_lora;
+pub use adapt::{LORA_TARGETS, Target};
 pub use cache::KvCache;
 pub use config::{ARCHITECTURES, DecoderConfig};
 pub use linear::{Linear, Lora, Weight};
-pub use load::{LORA_TARGETS, Target};
 
 use crate::error::{ModelError, Result};
 use crate::ops::{Attention, Rope, RopeTable, Span, rms_norm, swiglu};
 
-/// A decoder with its weights.
-#[derive(Debug)]
+/// A decoder with its weights; a clone shares them.
+#[derive(Debug, Clone)]
 pub struct Decoder {
     config: DecoderConfig,
     embeddings: Weight,
@@ -33,7 +35,7 @@ pub struct Decoder {
     device: Device,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Block {
     attention_norm: Tensor,
     q: Linear,

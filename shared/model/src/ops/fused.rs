@@ -1,9 +1,9 @@
-//! Row-wise and element-wise operations: norms, activations, and linears whose weight is frozen.
+//! Row-wise and element-wise operations: norms and activations.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::gemm::{self, Mat, Threads, matmul};
+use super::gemm;
 use super::{cpu_slice, cpu_tensor, values};
 
 /// Values per parallel unit of element-wise work.
@@ -50,7 +50,7 @@ impl CustomOp1 for RmsNorm {
     }
 }
 
-/// LayerNorm over the last dimension; inference only: a backward through it is an error, not a missing gradient. x `[tokens, width]`, weight and bias `[width]`, f32.
+/// LayerNorm over the last dimension. x `[tokens, width]`, weight and bias `[width]` (frozen), f32.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
     x.apply_op1(LayerNorm { weight: values(weight)?, bias: values(bias)?, eps })
 }
@@ -75,6 +75,20 @@ impl CustomOp1 for LayerNorm {
             .zip(x.par_chunks(width))
             .for_each(|(out, x)| gemm::layer_norm_row(out, x, &self.weight, &self.bias, self.eps));
         Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (x_values, grad) = (values(x)?, values(grad)?);
+        let width = self.weight.len();
+        let mut dx = vec![0.0; x_values.len()];
+        dx.par_chunks_mut(width)
+            .with_min_len(GRAIN / width)
+            .zip(x_values.par_chunks(width).zip(grad.par_chunks(width)))
+            .for_each_init(
+                || vec![0.0; width],
+                |scratch, (dx, (x, grad))| gemm::layer_norm_row_backward(dx, x, &self.weight, grad, self.eps, scratch),
+            );
+        Ok(Some(cpu_tensor(dx, x)?))
     }
 }
 
@@ -150,78 +164,12 @@ impl CustomOp2 for SwiGlu {
     }
 }
 
-/// `x · weightᵀ` with a weight that never gets a gradient. x `[tokens, in]`, weight `[out, in]`, f32.
-pub fn frozen_linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    x.apply_op1(FrozenLinear { weight: weight.clone() })
-}
-
-struct FrozenLinear {
-    weight: Tensor,
-}
-
-impl FrozenLinear {
-    /// `rows · weightᵀ`, or `rows · weight` when `transposed`.
-    fn product(&self, rows: &[f32], tokens: usize, transposed: bool) -> Result<Vec<f32>> {
-        let (outputs, inputs) = self.weight.dims2()?;
-        let (storage, layout) = self.weight.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else {
-            candle_core::bail!("frozen_linear runs on CPU tensors only");
-        };
-        let weight = Mat::new(cpu_slice(storage, layout)?, outputs, inputs, inputs);
-        let (width_in, width_out) = if transposed { (outputs, inputs) } else { (inputs, outputs) };
-        let mut out = vec![0.0; tokens * width_out];
-        let weight = if transposed { weight } else { weight.t() };
-        matmul(&mut out, width_out, Mat::new(rows, tokens, width_in, width_in), weight, 1.0, false, Threads::All);
-        Ok(out)
-    }
-}
-
-impl CustomOp1 for FrozenLinear {
-    fn name(&self) -> &'static str {
-        "frozen-linear"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (tokens, inputs) = layout.shape().dims2()?;
-        let (outputs, expected) = self.weight.dims2()?;
-        if inputs != expected {
-            candle_core::bail!("linear expects rows of {expected} values, got {inputs}");
-        }
-        let out = self.product(cpu_slice(x, layout)?, tokens, false)?;
-        Ok((CpuStorage::F32(out), Shape::from((tokens, outputs))))
-    }
-
-    fn bwd(&self, x: &Tensor, _out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let dx = self.product(&values(grad)?, x.dim(0)?, true)?;
-        Ok(Some(cpu_tensor(dx, x)?))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::Device;
 
     use super::*;
-
-    /// Compares d(Σ f(x)·w)/dx with central differences.
-    fn assert_gradient(f: impl Fn(&Tensor) -> Tensor) {
-        let start: Vec<f32> = (0..12).map(|i| (i as f32 * 0.7).sin() * 2.0).collect();
-        let weights =
-            Tensor::from_vec((0..12).map(|i| (i as f32 * 1.3).cos()).collect(), (3, 4), &Device::Cpu).unwrap();
-        let total = |x: &Tensor| (f(x) * &weights).unwrap().sum_all().unwrap();
-        let x = Var::from_tensor(&Tensor::from_vec(start.clone(), (3, 4), &Device::Cpu).unwrap()).unwrap();
-        let gradient = total(x.as_tensor()).backward().unwrap().get(x.as_tensor()).unwrap().flatten_all().unwrap();
-        for (index, ours) in gradient.to_vec1::<f32>().unwrap().into_iter().enumerate() {
-            let moved = |by: f32| {
-                let mut values = start.clone();
-                values[index] += by;
-                let moved = Tensor::from_vec(values, (3, 4), &Device::Cpu).unwrap();
-                f64::from(total(&moved).to_scalar::<f32>().unwrap())
-            };
-            let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
-            assert!((f64::from(ours) - slope).abs() < 2e-3, "{index}: {ours} against {slope}");
-        }
-    }
+    use crate::ops::check::assert_gradient;
 
     #[test]
     fn gelu_has_the_gradient_of_its_formula() {
@@ -240,8 +188,9 @@ mod tests {
     }
 
     #[test]
-    fn a_frozen_linear_passes_the_gradient_through() {
-        let weight = Tensor::from_vec((0..16).map(|i| (i as f32).sin()).collect(), (4, 4), &Device::Cpu).unwrap();
-        assert_gradient(|x| frozen_linear(x, &weight).unwrap());
+    fn layer_norm_has_the_gradient_of_its_formula() {
+        let weight = Tensor::new(&[0.5f32, 1.0, -2.0, 0.1], &Device::Cpu).unwrap();
+        let bias = Tensor::new(&[0.1f32, 0.0, 1.0, -0.4], &Device::Cpu).unwrap();
+        assert_gradient(|x| layer_norm(x, &weight, &bias, 1e-5).unwrap());
     }
 }

@@ -204,6 +204,22 @@ vectorized! {
 }
 
 vectorized! {
+    /// Gradient of [`layer_norm_row`] with respect to x; `scratch` has the row's length.
+    fn layer_norm_row_backward(dx: &mut [f32], x: &[f32], w: &[f32], grad: &[f32], eps: f32, scratch: &mut [f32]) {
+        let width = x.len() as f32;
+        let mean = fold16(x, x, |a, _| a) / width;
+        let variance = fold16(x, x, |a, _| (a - mean) * (a - mean)) / width;
+        let inverse = 1.0 / (variance + eps).sqrt();
+        for ((s, g), w) in scratch.iter_mut().zip(grad).zip(w) { *s = g * w; }
+        let along_one = fold16(scratch, x, |g, _| g) / width;
+        let along_x = fold16(scratch, x, |g, x| g * (x - mean)) * inverse * inverse / width;
+        for ((dx, s), x) in dx.iter_mut().zip(scratch.iter()).zip(x) {
+            *dx = inverse * (s - along_one - (x - mean) * along_x);
+        }
+    }
+}
+
+vectorized! {
     /// out = silu(gate)·up (SwiGLU).
     fn swiglu(out: &mut [f32], gate: &[f32], up: &[f32]) {
         for ((out, g), u) in out.iter_mut().zip(gate).zip(up) { *out = g * sigmoid(*g) * u; }

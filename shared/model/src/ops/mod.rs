@@ -5,14 +5,18 @@
 //! Frozen operands (norm weights, base linears) get no gradient at all.
 
 mod attention;
+#[cfg(test)]
+pub(crate) mod check;
 mod fused;
 pub(crate) mod gemm;
+mod linear;
 mod loss;
 mod rope;
 
 pub use attention::{Attention, Span};
-pub use fused::{frozen_linear, gelu, layer_norm, rms_norm, swiglu};
-pub use loss::{cross_entropy, log_likelihoods};
+pub use fused::{gelu, layer_norm, rms_norm, swiglu};
+pub use linear::{frozen_linear, trained_linear};
+pub use loss::{cross_entropy, divergences, log_likelihoods, probabilities, token_losses};
 pub use rope::{Rope, RopePairs, RopeTable};
 
 use candle_core::{CpuStorage, Layout, Result, Tensor};

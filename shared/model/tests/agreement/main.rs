@@ -7,6 +7,7 @@ mod encoder;
 mod golden;
 mod gradients;
 mod tiny;
+mod training;
 
 use std::path::PathBuf;
 

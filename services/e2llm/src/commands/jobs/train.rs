@@ -56,6 +56,11 @@ async fn plan(app: &App, services: &Services, work: &TrainWork, mut train: Train
 }
 
 fn spec(work: &TrainWork, text: String, recipe: &Recipe) -> Result<TrainSpec> {
+    if !recipe.makes_bundle() {
+        bail!(
+            "this recipe makes no bundle (table features, or a decoder trained in full); train it with `e2llm train`"
+        );
+    }
     let pairs = work.pairs as usize;
     let members = u32::try_from(pairs)?;
     let joint = rounds(recipe, work.local_steps, pairs)?.into_iter().map(|round| {
