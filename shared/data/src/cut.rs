@@ -4,6 +4,8 @@ use std::ops::Range;
 
 /// Bytes of the longest block of lines that are no prose, such as a table.
 const LONGEST_BLOCK: usize = 600;
+/// More bytes than tokens have on average in any text worth reading.
+const LONGEST_TOKEN: usize = 64;
 /// Share of letters, spaces and everyday punctuation from which a paragraph is prose.
 const PROSE: f64 = 0.93;
 /// Words with a full stop that ends no sentence.
@@ -72,7 +74,11 @@ pub(crate) fn passage<E>(
     mut count: impl FnMut(&str) -> Result<usize, E>,
 ) -> Result<String, E> {
     let (mut out, mut left) = (String::new(), tokens);
-    for unit in units(text) {
+    // No need to cut all of a book for its first page.
+    let head = &text[..text.floor_char_boundary(tokens.saturating_mul(LONGEST_TOKEN).min(text.len()))];
+    let units = units(head);
+    let whole = if head.len() == text.len() { units.len() } else { units.len().saturating_sub(1) };
+    for unit in &units[..whole] {
         let shown = unit.show(text) + unit.separator();
         let cost = count(&shown)?;
         if cost > left {
@@ -83,6 +89,15 @@ pub(crate) fn passage<E>(
     }
     out.truncate(out.trim_end().len());
     Ok(out)
+}
+
+/// The sentences of a text up to the last one that is whole.
+pub(crate) fn whole_sentences(text: &str) -> &str {
+    let text = text.trim();
+    let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
+    let mut ends = ends.filter(|end| text[*end..].chars().next().is_none_or(char::is_whitespace));
+    let last = ends.rfind(|end| ends_sentence(&text[..*end]));
+    last.map_or("", |end| &text[..end])
 }
 
 /// Runs of lines that are not blank.
@@ -104,25 +119,11 @@ fn paragraphs(text: &str) -> Vec<Range<usize>> {
 }
 
 fn is_prose(paragraph: &str) -> bool {
-    let (mut all, mut plain) = (0_usize, 0_usize);
-    let mut spaces = 0;
-    for c in paragraph.trim().chars() {
-        all += 1;
-        let everyday = c.is_alphanumeric() || c.is_whitespace() || ",.;:'\"()-?!/’“”".contains(c);
-        plain += usize::from(everyday);
-        spaces = if c == ' ' { spaces + 1 } else { 0 };
-        // Columns are apart by spaces; an indent follows a line break, and is no column.
-        if spaces == 4 && !indents(paragraph) {
-            return false;
-        }
-    }
+    let everyday = |c: &char| c.is_alphanumeric() || c.is_whitespace() || ",.;:'\"()-?!/’“”".contains(*c);
+    let (all, plain) = (paragraph.chars().count(), paragraph.chars().filter(everyday).count());
+    let has_columns = paragraph.lines().any(|line| line.trim().contains("    "));
     let ends = paragraph.trim_end().ends_with(['.', '!', '?', ':', '"', ')', '”']);
-    ends && plain as f64 >= PROSE * all as f64 && paragraph.contains(' ')
-}
-
-/// Whether every run of four spaces is at the beginning of its line.
-fn indents(paragraph: &str) -> bool {
-    paragraph.lines().all(|line| !line.trim().contains("    "))
+    ends && !has_columns && plain as f64 >= PROSE * all as f64 && paragraph.contains(' ')
 }
 
 fn sentences(text: &str, paragraph: Range<usize>, units: &mut Vec<Unit>) {
@@ -152,8 +153,10 @@ fn ends_sentence(head: &str) -> bool {
     if bare.ends_with(['!', '?']) {
         return true;
     }
-    let Some(before) = bare.strip_suffix('.') else { return false };
-    let word = bare[before.rfind(char::is_whitespace).map_or(0, |at| at + 1)..].trim_start_matches(['(', '"', '“']);
+    if !bare.ends_with('.') {
+        return false;
+    }
+    let word = bare.rsplit(char::is_whitespace).next().unwrap_or(bare).trim_start_matches(['(', '"', '“']);
     // An initial, or the number of a list item.
     let is_short = word.chars().count() == 2 || word.strip_suffix('.').is_some_and(|n| n.parse::<f64>().is_ok());
     !is_short && !ABBREVIATIONS.iter().any(|known| word.eq_ignore_ascii_case(known))
@@ -229,6 +232,13 @@ mod tests {
         assert_eq!(passage(text, 8, words).unwrap(), "One two three. Four five.");
         assert_eq!(passage(text, 9, words).unwrap(), text.trim_end());
         assert_eq!(passage(text, 2, words).unwrap(), "");
+    }
+
+    #[test]
+    fn a_text_that_was_broken_off_ends_with_its_last_whole_sentence() {
+        assert_eq!(whole_sentences("One, e.g. this. Two \"quoted.\" And th"), "One, e.g. this. Two \"quoted.\"");
+        assert_eq!(whole_sentences("Whole."), "Whole.");
+        assert_eq!(whole_sentences("never a sen"), "");
     }
 
     proptest! {

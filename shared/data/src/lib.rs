@@ -8,8 +8,9 @@
 //! ```
 //! use e2llm_data::{Haystack, Line, Synthesizer, TaskKind, score};
 //!
-//! # let text: String = (0..3000).map(|n| format!("The {}{} waits here for {}. ", ["pigeon", "keeper"][n % 2],
-//! #     char::from(b'a' + (n / 26 % 26) as u8), char::from(b'a' + (n % 26) as u8).to_string().repeat(5))).collect();
+//! # let letter = |n: usize| char::from(b'a' + (n % 26) as u8);
+//! # let word = |n: usize| [letter(n), letter(n / 26), letter(n), letter(n / 26)].iter().collect::<String>();
+//! # let text: String = (0..3000).map(|n| format!("The {} waits here for its {}. ", word(n), word(7 * n))).collect();
 //! # let lines = vec![serde_json::from_value::<Line>(serde_json::json!({"id": "a", "text": text})).unwrap()];
 //! let haystack = Haystack::new(lines)?;
 //! let tasks = Synthesizer {

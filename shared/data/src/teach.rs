@@ -163,7 +163,7 @@ fn answer(
     };
     report.tokens_read += taught.read as u64;
     report.tokens_written += taught.written as u64;
-    let text = if taught.is_finished { taught.text.trim() } else { finished(&taught.text) };
+    let text = if taught.is_finished { taught.text.trim() } else { cut::whole_sentences(&taught.text) };
     if text.is_empty() {
         report.unfinished += 1;
         return Ok(());
@@ -172,13 +172,6 @@ fn answer(
     task.answer = Some(text.to_owned());
     writer.write(&task)?;
     writer.flush()
-}
-
-/// The whole sentences of a text that was broken off.
-fn finished(text: &str) -> &str {
-    let whole = |unit: &cut::Unit| text[unit.range.clone()].ends_with(['.', '!', '?', '"', '”']);
-    let end = cut::units(text).into_iter().rfind(whole).map_or(0, |unit| unit.range.end);
-    text[..end].trim()
 }
 
 #[cfg(test)]

@@ -48,7 +48,8 @@ fn prepared_texts_become_tasks_that_are_the_same_every_time() {
 fn texts_of_the_test_split_hide_needles_only_where_that_is_allowed() {
     let place = workplace();
     let line = |id: &str, text: &str| json!({"id": id, "text": text}).to_string();
-    let lines = [line("rfc8999", include_str!("../../../LICENSE")), line("rfc9000", include_str!("../../../README.md"))];
+    let lines =
+        [line("rfc8999", include_str!("../../../LICENSE")), line("rfc9000", include_str!("../../../README.md"))];
     place.write("hay.jsonl", lines.join("\n"));
     let refused = [&SYNTHESIZE[..], &["--haystack", "hay.jsonl", "--output", "out.jsonl"]].concat();
     place.json(&refused).refused(&["hay.jsonl line 2", "rfc9000", "--allow-test"]);

@@ -30,7 +30,7 @@ enum Source {
 
 /// Flags of `e2llm data prepare`.
 #[derive(Debug, Args)]
-pub(super) struct PrepareArgs {
+pub(crate) struct PrepareArgs {
     /// What kind of texts
     #[arg(value_enum)]
     source: Source,

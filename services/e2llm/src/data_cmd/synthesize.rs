@@ -20,7 +20,7 @@ use crate::settings::Settings;
 
 /// Flags of `e2llm data synthesize`.
 #[derive(Debug, Args)]
-pub(super) struct SynthesizeArgs {
+pub(crate) struct SynthesizeArgs {
     /// Texts to hide needles in: JSON Lines of {"id", "text", "abstract"?}, such as `data prepare` makes; qa needs
     /// abstracts
     #[arg(long, value_name = "FILE")]

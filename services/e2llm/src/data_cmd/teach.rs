@@ -23,7 +23,7 @@ const BYTES_PER_TOKEN: usize = 32;
 
 /// Flags of `e2llm data teach`.
 #[derive(Debug, Args)]
-pub(super) struct TeachArgs {
+pub(crate) struct TeachArgs {
     /// Lines to answer: tasks without an answer, and texts without an abstract, which are summarised; others are left out
     #[arg(long, value_name = "FILE")]
     input: PathBuf,

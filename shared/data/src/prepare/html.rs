@@ -3,13 +3,12 @@
 use html5gum::{DefaultEmitter, EndTag, StartTag, Token, Tokenizer};
 
 /// Elements whose content is no text of the document.
-const SKIPPED: [&str; 15] = [
-    "script", "style", "head", "nav", "footer", "header", "template", "svg", "noscript", "button", "select",
-    "textarea", "form", "math", "iframe",
+const SKIPPED: [&str; 14] = [
+    "script", "style", "head", "nav", "footer", "template", "svg", "noscript", "button", "select", "textarea", "form",
+    "math", "iframe",
 ];
 /// Elements that begin and end a line.
-const LINES: [&str; 12] =
-    ["li", "dt", "dd", "tr", "br", "hr", "caption", "summary", "address", "figcaption", "option", "th"];
+const LINES: [&str; 11] = ["li", "dt", "dd", "tr", "br", "hr", "caption", "summary", "address", "figcaption", "option"];
 /// Elements that are paragraphs.
 const PARAGRAPHS: [&str; 20] = [
     "p",
@@ -88,7 +87,11 @@ impl Reader {
         let name = tag.name.as_slice();
         if let Some(open) = &mut self.skipped {
             open.depth += usize::from(open.name == name);
-            return;
+            // The end tag of a head may be left out.
+            if !(name == b"body" && open.name == b"head") {
+                return;
+            }
+            self.skipped = None;
         }
         if let Some(open) = &mut self.main {
             open.depth += usize::from(open.name == name);
@@ -97,7 +100,12 @@ impl Reader {
             self.main = Some(Open { name: name.to_vec(), depth: 1 });
         }
         // Sphinx marks each heading with a link to itself that says ¶.
-        if is_one_of(name, &SKIPPED) || attribute(tag, b"class") == b"headerlink" {
+        let is_banner = name == b"header" && self.main.is_none();
+        if is_banner || is_one_of(name, &SKIPPED) || attribute(tag, b"class") == b"headerlink" {
+            // Of the skipped ones, only drawings and formulas can close themselves.
+            if tag.self_closing && matches!(name, b"svg" | b"math") {
+                return;
+            }
             self.skipped = Some(Open { name: name.to_vec(), depth: 1 });
             return;
         }
@@ -130,9 +138,9 @@ impl Reader {
     fn around(&mut self, name: &[u8]) {
         if is_one_of(name, &PARAGRAPHS) {
             self.page.text.push_str("\n\n");
-        } else if is_one_of(name, &LINES) {
+        } else if is_one_of(name, &LINES) && !self.page.text.ends_with('\n') {
             self.page.text.push('\n');
-        } else if name == b"td" {
+        } else if matches!(name, b"td" | b"th") && !self.page.text.ends_with(['\n', ' ']) {
             self.page.text.push(' ');
         }
     }
@@ -206,7 +214,13 @@ mod tests {
     fn preformatted_text_keeps_its_lines_and_lists_are_lines() {
         let html =
             "<pre>a\n  b</pre><ul><li>one</li><li><p>two</p></li></ul><table><tr><td>1<td>2</tr><tr><td>3</tr></table>";
-        assert_eq!(page(html).text, "a\n  b\n\n- one\n\ntwo\n\n1 2\n 3");
+        assert_eq!(page(html).text, "a\n  b\n\n- one\n\ntwo\n\n1 2\n3");
+    }
+
+    #[test]
+    fn a_head_without_an_end_and_a_drawing_that_closes_itself_hide_nothing() {
+        assert_eq!(page("<head><title>T</title><body>x<svg/>y<p>z").text, "xy\n\nz");
+        assert_eq!(page("<header>Site</header><main><header>Title</header>text</main>").text, "Titletext");
     }
 
     #[test]
