@@ -11,6 +11,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
 use e2llm_api::{Collection, DocId};
 
+use crate::data_cmd::DataCommand;
 use crate::train_cmd::TrainArgs;
 pub(crate) use bulk::{AskArgs, AskWork, EncodeArgs, EncodeWork, SummarizeArgs, SummarizeWork, SyncArgs};
 pub(crate) use gc::{DeleteArgs, GcArgs};
@@ -75,6 +76,9 @@ pub(crate) enum Command {
     /// List, fetch or show model bundles
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Make training and evaluation data
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Train an adapter, or evaluate one
     Train(TrainArgs),
     /// Run services

@@ -10,6 +10,7 @@ mod app;
 mod bundle;
 mod cli;
 mod commands;
+mod data_cmd;
 mod failure;
 mod input;
 mod job;

@@ -128,3 +128,17 @@ fn sync_takes_a_corpus_and_no_name_of_a_job() {
     assert!(parse(&["sync"]).is_err());
     assert!(parse(&["sync", "docs", "--job", "night"]).is_err());
 }
+
+#[test]
+fn data_commands_take_lists_and_refuse_unknown_sources_and_tasks() {
+    let base = ["data", "synthesize", "--haystack", "h", "--count", "2", "--output", "o"];
+    let with = |more: &[&str]| parse(&[&base[..], more].concat());
+    assert!(with(&["--tasks", "niah_single,qa", "--tokens", "512,4096"]).is_ok());
+    let error = with(&["--tasks", "needles", "--tokens", "512"]).unwrap_err().to_string();
+    assert!(error.contains("niah_single"), "{error}");
+    assert!(with(&["--tasks", "qa"]).is_err());
+    assert!(parse(&["data", "prepare", "rfc", "in", "--output", "out"]).is_ok());
+    assert!(parse(&["data", "prepare", "wiki", "in", "--output", "out"]).is_err());
+    assert!(parse(&["data", "prepare", "rfc", "--output", "out"]).is_err());
+    assert!(parse(&["data", "teach", "--input", "i", "--output", "o", "--max-tokens", "0"]).is_err());
+}
