@@ -156,7 +156,7 @@ mod tests {
     fn a_line_with_a_context_is_a_task_and_others_are_text() {
         assert!(matches!(line(r#"{"id":"a","text":"t","abstract":null}"#), Line::Plain(p) if p.summary.is_none()));
         let task = line(r#"{"id":"a","context":"c","prompt":"p","answer":"x","evidence":[{"start":1,"end":2}]}"#);
-        assert!(matches!(task, Line::Task(t) if t.answer.as_deref() == Some("x") && t.evidence == [1..2]));
+        assert!(matches!(task, Line::Task(t) if t.answer.as_deref() == Some("x") && t.evidence.iter().eq([&(1..2)])));
         assert!(serde_json::from_str::<Line>(r#"{"id":"a"}"#).is_err());
     }
 

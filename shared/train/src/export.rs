@@ -34,7 +34,7 @@ pub struct BundleParts {
 /// Files of a bundle by name, tensors in f16.
 #[derive(Debug, Clone)]
 pub struct BundleFiles {
-    /// `bundle.json`, `adapter.safetensors`, and those of [`OPTIONAL_FILES`] that there are.
+    /// `bundle.json`, `adapter.safetensors`, `lora.safetensors` and `encoder_lora.safetensors` as far as there are any.
     pub files: BTreeMap<&'static str, Vec<u8>>,
 }
 

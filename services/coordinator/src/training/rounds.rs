@@ -78,7 +78,7 @@ impl Training {
         let number = self.committed.len();
         Some(Due {
             number: u32::try_from(number).ok()?,
-            round: self.spec.rounds.get(number)?.clone(),
+            round: *self.spec.rounds.get(number)?,
             rows,
             is_last: number + 1 == self.spec.rounds.len(),
             before: self.committed.last().cloned().unwrap_or_default(),

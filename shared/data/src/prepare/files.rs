@@ -60,7 +60,7 @@ mod tests {
             fs::write(root.join(path), "x").unwrap();
         }
         std::os::unix::fs::symlink(root.join("a.txt"), root.join("e.txt")).unwrap();
-        let found = below(&[root.clone()], |name| inner(name).ends_with(".txt")).unwrap();
+        let found = below(std::slice::from_ref(&root), |name| inner(name).ends_with(".txt")).unwrap();
         let names: Vec<&str> = found.iter().map(|found| found.name.as_str()).collect();
         assert_eq!(names, ["docs/a.txt", "docs/b/1.txt.gz", "docs/b/2.txt"]);
         let single = below(&[root.join("a.txt")], |_| true).unwrap();

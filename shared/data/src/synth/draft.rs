@@ -184,8 +184,8 @@ mod tests {
         let pieces =
             [piece("A.", " ", true), piece("| b", "\n", false), piece("| c", "\n\n", true), piece("D.", " ", true)];
         let at = |share: f64| assemble(&pieces, &[needle("N.", share)]);
-        assert_eq!(at(0.0), ("N.\n\nA. | b\n| c\n\nD.".to_owned(), vec![0..2]));
-        assert_eq!(at(0.3), ("A. N. | b\n| c\n\nD.".to_owned(), vec![3..5]));
+        assert_eq!(at(0.0), ("N.\n\nA. | b\n| c\n\nD.".to_owned(), std::iter::once(0..2).collect()));
+        assert_eq!(at(0.3), ("A. N. | b\n| c\n\nD.".to_owned(), std::iter::once(3..5).collect()));
         assert_eq!(at(0.6).0, "A. | b\n| c\n\nN.\n\nD.");
         assert_eq!(at(0.999).0, "A. | b\n| c\n\nD. N.");
     }
