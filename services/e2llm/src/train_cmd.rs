@@ -128,10 +128,9 @@ fn train(args: &RunArgs, settings: &Settings) -> Result<()> {
     let recipe = read_recipe(&args.recipe)?;
     // Neither a control nor a decoder trained in full fits a bundle: those are measured from their checkpoints.
     let released = recipe.makes_bundle().then(|| args.output.join("bundle"));
-    if let Some(state) = finished(&recipe, &args.output)? {
-        if released.as_ref().is_none_or(|directory| directory.join("bundle.json").exists()) {
-            return show_end(released.as_deref(), true, &state);
-        }
+    let is_written = released.as_ref().is_none_or(|directory| directory.join("bundle.json").exists());
+    if let Some(state) = finished(&recipe, &args.output)?.filter(|_| is_written) {
+        return show_end(released.as_deref(), true, &state);
     }
     let corpus = Corpus::read_all(&args.input)?;
     let held_out = args.held_out.as_deref().map(Corpus::read).transpose()?;
