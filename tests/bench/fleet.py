@@ -38,8 +38,8 @@ def environment() -> dict:
 class Fleet:
     """Server processes that keep their addresses over restarts."""
 
-    def __init__(self, binary: str, home: pathlib.Path, workers: int):
-        self.binary, self.home, self.processes = binary, home, {}
+    def __init__(self, binary: str, home: pathlib.Path, workers: int, pinned: bool = False):
+        self.binary, self.home, self.processes, self.pinned = binary, home, {}, pinned
         for role, count in (("index", 1), ("coordinator", 1), ("encoder", workers), ("decoder", workers)):
             for number in range(count):
                 self.start(role, number)
@@ -54,9 +54,11 @@ class Fleet:
         if role in ("encoder", "decoder"):
             flags += ["--index-url", self.url("index"), "--coordinator-url", self.url("coordinator")]
         if role == "decoder":
-            flags += ["--encoder-url", self.url("encoder")]
+            flags += ["--encoder-url", self.url("encoder", number)]
         log = open(self.home / f"{role}-{number}.log", "ab")
-        process = subprocess.Popen([self.binary, *flags], stdout=log, stderr=log, env=environment())
+        # A pair has a core of its own.
+        core = ["taskset", "-c", str(number)] if self.pinned and role in ("encoder", "decoder") else []
+        process = subprocess.Popen([*core, self.binary, *flags], stdout=log, stderr=log, env=environment())
         self.processes[role, number] = process
         deadline = time.monotonic() + 120
         while b"serving address=" not in (self.home / f"{role}-{number}.log").read_bytes().rsplit(b"\0", 1)[-1]:
