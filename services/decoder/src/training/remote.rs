@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use e2llm_api::v1::encoder_client::EncoderClient;
@@ -18,8 +19,6 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
-
-use std::time::Duration;
 
 /// Requests that may wait for the connection.
 const QUEUE: usize = 8;

@@ -90,6 +90,15 @@ pub(super) fn status_block(status: &JobStatus) -> String {
         text += &format!(", {name} {}", time(unix_ms));
     }
     text += &format!("\n  {} tasks open, {} of them running", count(status.tasks_open), count(status.tasks_running));
+    if let Some(train) = &status.train {
+        let seconds = seconds(train.busy_us);
+        return format!(
+            "{text}\n  {}; {} target tokens of {} positions in {seconds:.1} s of all members",
+            render::training_text(train),
+            count(train.targets),
+            count(train.positions)
+        );
+    }
     text += &format!(
         "\n  {} tokens read in {:.1} s of encoding, {} written in {:.1} s of decoding",
         count(status.source_tokens),
@@ -121,6 +130,7 @@ fn time(unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use e2llm_api::v1::{ObjectiveLoss, TrainStatus};
 
     #[test]
     fn a_status_tells_how_far_the_job_is() {
@@ -149,5 +159,33 @@ mod tests {
             assert!(block.contains(part), "{block}");
         }
         assert_eq!(time(u64::MAX), "never");
+    }
+
+    #[test]
+    fn a_training_job_tells_its_rounds_and_losses() {
+        let losses = vec![ObjectiveLoss { objective: "reconstruct".into(), loss: 3.125, targets: 9 }];
+        let train = TrainStatus {
+            rounds: 12,
+            rounds_committed: 3,
+            steps: 240,
+            steps_done: 60,
+            losses,
+            targets: 4000,
+            positions: 9000,
+            busy_us: 2_500_000,
+            ..Default::default()
+        };
+        let status = JobStatus { kind: JobKind::Train.into(), train: Some(train), ..Default::default() };
+        assert!(
+            status_text(&status).ends_with(", round 3/12, step 60/240, reconstruct 3.125"),
+            "{}",
+            status_text(&status)
+        );
+        let block = status_block(&status);
+        assert!(
+            block.ends_with("reconstruct 3.125; 4,000 target tokens of 9,000 positions in 2.5 s of all members"),
+            "{block}"
+        );
+        assert_eq!(status_json(&status)["train"]["losses"]["reconstruct"]["targets"], 9);
     }
 }
