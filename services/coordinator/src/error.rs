@@ -76,9 +76,11 @@ pub enum CoordinatorError {
     /// Training data that was to be in the store before the job.
     #[error("text {0} of the training data is not in the store; store it with PutText, then submit the job again")]
     NoSuchText(String),
-    /// No bundle of this fingerprint, or not all of it.
-    #[error("there is no bundle {0:?} in the store; `e2llm jobs show` names the one that a training job has written")]
-    NoSuchBundle(String),
+    /// A job that has written no bundle, or not yet.
+    #[error(
+        "job {0} has written no bundle; a training job does so when its last round is done, see `e2llm jobs show {0}`"
+    )]
+    NoBundle(String),
     /// A thread of the coordinator ended unexpectedly.
     #[error("the coordinator's own work stopped: {0}; see its log")]
     Stopped(String),
@@ -91,7 +93,7 @@ impl CoordinatorError {
     /// The code for programs.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NoSuchJob(_) | Self::NoSuchBundle(_) => ErrorCode::NotFound,
+            Self::NoSuchJob(_) | Self::NoBundle(_) => ErrorCode::NotFound,
             Self::NoSuchText(_) => ErrorCode::ObjectGone,
             Self::Stopped(_) => ErrorCode::Internal,
             Self::BadJobId { .. } => ErrorCode::InvalidId,

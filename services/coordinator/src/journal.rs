@@ -222,7 +222,7 @@ impl Journal {
     /// Commits a round of training; returns the record that counts, which may be another coordinator's.
     pub(crate) async fn commit_round(&self, job: &JobId, round: u32, mut record: RoundRecord) -> Result<RoundRecord> {
         record.writer.clone_from(&self.writer);
-        let path = format!("{}/commit", round_folder(job, round));
+        let path = commit_path(job, round);
         match self.store.create(&path, encode(&record)).await? {
             Created::New => Ok(record),
             Created::Exists => self.read(&path).await?.ok_or_else(|| vanished(path)),
@@ -231,7 +231,16 @@ impl Journal {
 
     /// What a round committed, if it has.
     pub(crate) async fn round(&self, job: &JobId, round: u32) -> Result<Option<RoundRecord>> {
-        self.read(&format!("{}/commit", round_folder(job, round))).await
+        self.read(&commit_path(job, round)).await
+    }
+
+    /// What all committed rounds committed, in order, from one listing; ends before the first that has not.
+    pub(crate) async fn rounds(&self, job: &JobId) -> Result<impl Stream<Item = Result<RoundRecord>> + '_> {
+        let mut commits = self.store.list(&format!("{TRAIN}/{job}/rounds")).await?;
+        commits.retain(|path| path.ends_with("/commit"));
+        let in_order = (0..).zip(commits).take_while(|(round, path)| *path == commit_path(job, *round));
+        let in_order: Vec<String> = in_order.map(|(_, path)| path).collect();
+        Ok(self.read_all(in_order))
     }
 
     /// Deletes the tensors of a committed round; its record stays.
@@ -320,6 +329,10 @@ impl Journal {
         let read = move |path: String| async move { self.read(&path).await?.ok_or_else(|| vanished(path)) };
         stream::iter(paths).map(read).buffered(PARALLEL_READS)
     }
+}
+
+fn commit_path(job: &JobId, round: u32) -> String {
+    format!("{}/commit", round_folder(job, round))
 }
 
 fn page_path(job: &JobId, number: u32) -> String {

@@ -41,12 +41,13 @@ pub(crate) async fn load(
 
 /// Opens the rounds that were open before: results of their shares may follow.
 async fn restore_rounds(journal: &Journal, job: &mut Job, now: Instant) -> Result<(), CoordinatorError> {
-    let mut next = 0;
-    while job.training.is_some()
-        && let Some(record) = journal.round(&job.id, next).await?
-    {
+    if job.training.is_none() {
+        return Ok(());
+    }
+    let id = job.id.clone();
+    let mut rounds = pin!(journal.rounds(&id).await?);
+    while let Some(record) = rounds.try_next().await? {
         job.round_committed(record, now)?;
-        next += 1;
     }
     Ok(())
 }

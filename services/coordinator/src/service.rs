@@ -163,8 +163,13 @@ impl Coordinator for CoordinatorService {
     }
 
     async fn get_bundle(&self, request: Request<GetBundleRequest>) -> Result<Response<Self::GetBundleStream>, Status> {
+        let job = JobId::new(&request.into_inner().job_id)?;
+        self.engine.open(&job).await?;
+        let files = self.engine.with_job(&job, |job| job.bundle_files())?;
+        if files.is_empty() {
+            return Err(CoordinatorError::NoBundle(job.to_string()).into());
+        }
         let store = self.engine.journal.store().clone();
-        let files = objects::bundle_files(&store, &request.into_inner().fingerprint).await?;
         let (pieces, receiver) = mpsc::channel(PIECE_QUEUE);
         tokio::spawn(objects::send_files(store, files, pieces));
         Ok(Response::new(ReceiverStream::new(receiver)))

@@ -203,6 +203,75 @@ async fn a_lost_members_share_is_done_by_another_from_the_same_start() {
 }
 
 #[tokio::test]
+async fn a_member_whose_state_is_damaged_is_left_out_of_its_round() {
+    let cluster = Cluster::start(small()).await;
+    cluster.submit(spec(&cluster, "j").await, vec![]).await.unwrap();
+    let mut worker = cluster.worker("w", Stage::Train);
+    let tasks = take(&mut worker, 9).await;
+    finish(&cluster, &mut worker, &tasks[0], 7.0).await;
+    // The other member names a state whose bytes are not those it wrote.
+    let put = async |side: &str, bytes: Vec<u8>| {
+        Some(
+            cluster
+                .store
+                .put_named(&format!("train/j/rounds/000000/member-1-w-{side}"), ".safetensors", bytes.into())
+                .await
+                .unwrap(),
+        )
+    };
+    let (encoder, decoder) = (put("adapter", state("adapter", 1.0)).await, put("lora", state("lora", 1.0)).await);
+    let path = decoder.clone().unwrap().path;
+    cluster.store.delete(&path).await.unwrap();
+    let _created = cluster.store.create(&path, "damaged").await.unwrap();
+    succeed(&mut worker, &tasks[1], MemberRound { encoder, decoder, targets: 10, ..Default::default() }).await;
+    let next = take(&mut worker, 9).await;
+    let parameters = |state: Option<SideState>| state.unwrap().parameters.unwrap();
+    let TrainTask { encoder, decoder, .. } = next[0].train.clone().unwrap();
+    assert_eq!(value(&cluster.store, &parameters(encoder), "adapter").await, 7.0, "neither side of it counts");
+    assert_eq!(value(&cluster.store, &parameters(decoder), "lora").await, 7.0);
+    let train = cluster.status("j").await.train.unwrap();
+    assert_eq!((train.left_out, train.targets), (1, 10));
+}
+
+#[tokio::test]
+async fn a_bundle_is_sent_whole_or_as_an_error() {
+    let cluster = Cluster::start(small()).await;
+    cluster.submit(spec(&cluster, "j").await, vec![]).await.unwrap();
+    let get = async || -> Result<Vec<(String, usize)>, tonic::Status> {
+        let request = GetBundleRequest { job_id: "j".into() };
+        let mut pieces = cluster.client().get_bundle(request).await?.into_inner();
+        let mut files: Vec<(String, usize)> = Vec::new();
+        while let Some(BundlePiece { file, bytes }) = pieces.message().await? {
+            match files.last_mut().filter(|(known, _)| *known == file) {
+                Some((_, length)) => *length += bytes.len(),
+                None => files.push((file, bytes.len())),
+            }
+        }
+        Ok(files)
+    };
+    assert_eq!(code_of(&get().await.unwrap_err()), ErrorCode::NotFound, "nothing is trained yet");
+    let mut worker = cluster.worker("w", Stage::Train);
+    for _ in 0..2 {
+        for task in take(&mut worker, 2).await {
+            finish(&cluster, &mut worker, &task, 2.0).await;
+        }
+    }
+    let export = take(&mut worker, 9).await;
+    let put = async |name: &str, bytes: Vec<u8>| {
+        cluster.store.put_verified(&format!("bundles/f00d/{name}"), bytes.into()).await.unwrap()
+    };
+    let bundle_files = vec![put("bundle.json", vec![1; 3]).await, put("lora.safetensors", vec![2; 3 << 20]).await];
+    let member = MemberRound { bundle: "f00d".into(), bundle_files, ..Default::default() };
+    succeed(&mut worker, &export[0], member).await;
+    until(&cluster, "j", |status| status.state == "succeeded").await;
+    let sent = get().await.unwrap();
+    assert_eq!(sent, [("bundle.json".to_owned(), 3), ("lora.safetensors".to_owned(), 3 << 20)]);
+    cluster.store.delete("bundles/f00d/lora.safetensors").await.unwrap();
+    let _created = cluster.store.create("bundles/f00d/lora.safetensors", "damaged").await.unwrap();
+    assert_eq!(code_of(&get().await.unwrap_err()), ErrorCode::Corrupt);
+}
+
+#[tokio::test]
 async fn a_round_that_nobody_finishes_ends_the_job() {
     let cluster = Cluster::start(small()).await;
     cluster.submit(spec(&cluster, "j").await, vec![]).await.unwrap();

@@ -50,7 +50,7 @@ fn request(spec: &JobSpec, row: &Row) -> Request {
         doc_ids,
         task,
         generate: spec.generate.clone().unwrap_or_default(),
-        context: spec.context.unwrap_or_default(),
+        context: spec.context.clone().unwrap_or_default(),
         priority: Priority::Bulk,
     }
 }

@@ -4,10 +4,12 @@
 //! sides in the store, each written by the side that owns it. This process holds no encoder and no adapter.
 
 mod corpus;
+mod error;
 mod export;
 mod models;
 mod remote;
 mod tasks;
+mod totals;
 
 pub use models::{BaseWeights, DecoderSide, LoadDecoderSide, Words};
 pub use tasks::TrainTasks;

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use candle_core::Device;
 use e2llm_decoder::{BaseWeights, DecoderSide, Words};
 use e2llm_model::generate::{DecoderFiles, Generator};
-use e2llm_model::{Bundle, Defaults, DocumentEncoder, TextTokenizer};
+use e2llm_model::{Bundle, Defaults, DocumentEncoder, TextEncoder, TextTokenizer};
+use e2llm_train::Target;
 use e2llm_weights::{Fetcher, ModelFiles, ModelRef};
 
 use crate::settings::Settings;
@@ -56,6 +57,12 @@ impl LocalBundle {
         Ok(DocumentEncoder::load(&self.bundle, weights, &config, tokenizer, &Device::Cpu)?)
     }
 
+    /// Loads the encoder without what the bundle teaches it. Blocks.
+    pub(crate) fn text_encoder(&self) -> Result<TextEncoder> {
+        let (weights, config, _) = encoder_files(&self.encoder)?;
+        Ok(TextEncoder::load(weights, &config, &Device::Cpu)?)
+    }
+
     /// Loads the decoder half. Blocks.
     pub(crate) fn generator(&self) -> Result<Generator> {
         Ok(Generator::load(&self.bundle, &decoder_files(&self.decoder), &Device::Cpu)?)
@@ -72,7 +79,9 @@ impl LocalBundle {
             name: name.to_owned(),
             sha256: files.sha256.as_str().to_owned(),
         };
+        let decoder = decoder.into_dense()?;
         let words = Words {
+            target: Target::of(&decoder)?,
             frame: template.frame(&tokens, None)?,
             tokens: Arc::new(tokens),
             end,
@@ -80,7 +89,7 @@ impl LocalBundle {
             encoder: weights(&self.bundle.config.encoder, &self.encoder),
             decoder: weights(&self.bundle.config.decoder, &self.decoder),
         };
-        Ok(DecoderSide { decoder: decoder.into_dense()?, words })
+        Ok(DecoderSide { decoder, words })
     }
 }
 

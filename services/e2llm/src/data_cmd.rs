@@ -1,7 +1,6 @@
 //! `e2llm data`: training and evaluation data from packaged texts, from seeds, and from the full-text decoder.
 
 mod prepare;
-mod progress;
 mod synthesize;
 mod teach;
 

@@ -1,107 +1,64 @@
-//! Progress of a job on standard error: a bar on a terminal, a plain line now and then elsewhere.
+//! Progress on standard error: of jobs, and of work that this process does itself.
+
+mod display;
+mod meter;
 
 use std::collections::VecDeque;
-use std::io::{IsTerminal, stderr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use e2llm_api::v1::{JobKind, JobStatus, TrainStatus};
-use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::failure::warn_line;
 use crate::render::{count, duration, training_text};
+use display::Display;
+pub(crate) use meter::Meter;
 
-/// How often a plain line is written.
-const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Rates are means over this long, so that they follow what happens now.
 const RATE_WINDOW: Duration = Duration::from_secs(20);
 
 /// Progress of one job.
 pub(crate) struct Progress {
-    label: &'static str,
-    started: Instant,
     display: Display,
-    meter: Meter,
-}
-
-enum Display {
-    Bar(ProgressBar),
-    Lines { next: Duration },
-    Hidden,
+    counts: Counts,
 }
 
 impl Progress {
     /// `label` names the work, such as `summarize`.
     pub(crate) fn start(label: &'static str, quiet: bool) -> Self {
-        let display = match (quiet, stderr().is_terminal()) {
-            (true, _) => Display::Hidden,
-            (false, true) => Display::Bar(bar(label)),
-            (false, false) => Display::Lines { next: LINE_EVERY },
-        };
-        Self { label, started: Instant::now(), display, meter: Meter::default() }
+        Self { display: Display::start(label, quiet), counts: Counts::default() }
     }
 
     /// Takes the job's newest counts.
     pub(crate) fn update(&mut self, status: &JobStatus) {
-        self.meter.push(self.started.elapsed(), status);
+        self.counts.push(self.display.elapsed(), status);
         self.tick();
     }
 
     /// No more rows will come: from now on the end can be estimated.
     pub(crate) fn all_rows_are_known(&mut self, rows: u64) {
-        self.meter.total = Some(rows);
+        self.counts.total = Some(rows);
     }
 
     /// Shows the counts as they are now.
     pub(crate) fn tick(&mut self) {
-        let elapsed = self.started.elapsed();
-        match &mut self.display {
-            Display::Bar(bar) => {
-                bar.set_length(self.meter.total.unwrap_or(self.meter.latest.rows).max(1));
-                bar.set_position(self.meter.latest.rows_done);
-                bar.set_message(self.meter.line(elapsed));
-            }
-            Display::Lines { next } if elapsed >= *next => {
-                *next = elapsed + LINE_EVERY;
-                warn_line(&format!("{}: {}", self.label, self.meter.line(elapsed)));
-            }
-            Display::Lines { .. } | Display::Hidden => {}
-        }
+        let Self { display, counts } = self;
+        let of = counts.total.unwrap_or(counts.latest.rows);
+        display.show(counts.latest.rows_done, of, |elapsed| counts.line(elapsed));
     }
 
     /// Runs `write` while the bar is off the screen.
     pub(crate) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
-        match &self.display {
-            Display::Bar(bar) => bar.suspend(write),
-            Display::Lines { .. } | Display::Hidden => write(),
-        }
+        self.display.suspend(write)
     }
 
     /// Time since the start.
     pub(crate) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+        self.display.elapsed()
     }
-}
-
-impl Drop for Progress {
-    // An error message must not land in the middle of a bar.
-    fn drop(&mut self) {
-        if let Display::Bar(bar) = &self.display {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-fn bar(label: &'static str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} [{bar:24}] {wide_msg}");
-    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(1).with_style(style.progress_chars("=> ")).with_prefix(label);
-    bar.enable_steady_tick(Duration::from_millis(250));
-    bar
 }
 
 /// The counts of a job and how fast they grow.
 #[derive(Debug, Default)]
-struct Meter {
+struct Counts {
     latest: JobStatus,
     /// Rows in all, once known.
     total: Option<u64>,
@@ -118,7 +75,7 @@ struct Sample {
     written: u64,
 }
 
-impl Meter {
+impl Counts {
     fn push(&mut self, at: Duration, status: &JobStatus) {
         let written = status.train.as_ref().map_or(status.generated_tokens, |train| train.targets);
         let sample = Sample { at, read: status.source_tokens, written };
@@ -203,52 +160,52 @@ mod tests {
 
     #[test]
     fn a_line_tells_counts_rates_and_time_left() {
-        let mut meter = Meter { total: Some(40), ..Default::default() };
-        meter.push(seconds(0), &status(40, 0, 0, 0));
-        meter.push(seconds(10), &JobStatus { rows_failed: 1, ..status(40, 10, 52_000, 310) });
-        let line = meter.line(seconds(10));
+        let mut counts = Counts { total: Some(40), ..Default::default() };
+        counts.push(seconds(0), &status(40, 0, 0, 0));
+        counts.push(seconds(10), &JobStatus { rows_failed: 1, ..status(40, 10, 52_000, 310) });
+        let line = counts.line(seconds(10));
         assert_eq!(line, "10/40 documents, 5,200 tokens/s read, 31 tokens/s written, 30 s left, 1 error");
     }
 
     #[test]
     fn each_stage_of_a_summary_job_is_counted() {
-        let mut meter = Meter { total: Some(49), ..Default::default() };
+        let mut counts = Counts { total: Some(49), ..Default::default() };
         let kind = JobKind::Summarize.into();
-        meter.push(seconds(0), &JobStatus { kind, rows_encoded: 30, ..status(49, 12, 0, 0) });
-        assert_eq!(meter.line(seconds(0)), "12/49 documents, 30 encoded");
+        counts.push(seconds(0), &JobStatus { kind, rows_encoded: 30, ..status(49, 12, 0, 0) });
+        assert_eq!(counts.line(seconds(0)), "12/49 documents, 30 encoded");
     }
 
     #[test]
     fn what_was_done_before_a_job_went_on_does_not_shorten_the_estimate() {
-        let mut meter = Meter { total: Some(100), ..Default::default() };
-        meter.push(seconds(1), &status(100, 80, 0, 0));
-        assert_eq!(meter.seconds_left(seconds(1)), None);
-        meter.push(seconds(11), &status(100, 90, 0, 0));
-        assert_eq!(meter.seconds_left(seconds(11)), Some(10));
+        let mut counts = Counts { total: Some(100), ..Default::default() };
+        counts.push(seconds(1), &status(100, 80, 0, 0));
+        assert_eq!(counts.seconds_left(seconds(1)), None);
+        counts.push(seconds(11), &status(100, 90, 0, 0));
+        assert_eq!(counts.seconds_left(seconds(11)), Some(10));
     }
 
     #[test]
     fn no_end_is_promised_while_rows_still_arrive() {
-        let mut meter = Meter::default();
-        meter.push(seconds(0), &status(3, 0, 0, 0));
-        meter.push(seconds(5), &status(8, 2, 0, 0));
-        assert_eq!(meter.line(seconds(5)), "2/8+ documents");
+        let mut counts = Counts::default();
+        counts.push(seconds(0), &status(3, 0, 0, 0));
+        counts.push(seconds(5), &status(8, 2, 0, 0));
+        assert_eq!(counts.line(seconds(5)), "2/8+ documents");
     }
 
     #[test]
     fn rates_forget_what_is_long_past() {
-        let mut meter = Meter { total: Some(100), ..Default::default() };
+        let mut counts = Counts { total: Some(100), ..Default::default() };
         for second in 0..=100 {
             let read = if second < 50 { second * 1000 } else { 50_000 + (second - 50) * 10 };
-            meter.push(seconds(second), &status(100, second, read, 0));
+            counts.push(seconds(second), &status(100, second, read, 0));
         }
-        let rate = meter.rate(seconds(100), |sample| sample.read);
+        let rate = counts.rate(seconds(100), |sample| sample.read);
         assert!((9.0..11.0).contains(&rate), "{rate}");
-        assert!(meter.samples.len() <= 22);
+        assert!(counts.samples.len() <= 22);
     }
 
     #[test]
     fn nothing_done_yet_is_no_division_by_zero() {
-        assert_eq!(Meter::default().line(seconds(0)), "0/0+ documents");
+        assert_eq!(Counts::default().line(seconds(0)), "0/0+ documents");
     }
 }

@@ -10,16 +10,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use clap::{Args, Subcommand};
-use e2llm_model::generate::DecoderFiles;
-use e2llm_model::{Bundle, Decoder, TextEncoder, TextTokenizer};
+use e2llm_decoder::{DecoderSide, Words};
+use e2llm_model::{Bundle, Decoder};
 use e2llm_runtime::Shutdown;
 use e2llm_train::run::{Models, Report, Rhythm, Run, finished, sampler};
 use e2llm_train::{Checkpoint, Corpus, Evaluation, Learned, LocalSession, Objective, ObjectiveLoss, Recipe, evaluate};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use crate::bundle::{LocalBundle, decoder_files, encoder_files};
+use crate::bundle::LocalBundle;
 use crate::output::print_line;
+use crate::progress::Meter;
 use crate::settings::Settings;
 use curve::CurveArgs;
 
@@ -106,17 +106,9 @@ pub(crate) async fn run(args: TrainArgs, settings: &Settings, shutdown: Shutdown
 
 /// The models of the bundle in use, the decoder expanded to f32 and without LoRA.
 fn models(bundle: &LocalBundle) -> Result<Models> {
-    let (weights, config, tokenizer) = encoder_files(&bundle.encoder)?;
-    let files: DecoderFiles = decoder_files(&bundle.decoder);
-    let (decoder, tokens, template) = files.load(&Device::Cpu)?;
-    let frame = template.frame(&tokens, None)?;
-    Ok(Models {
-        encoder: Arc::new(TextEncoder::load(weights, &config, &Device::Cpu)?),
-        pieces: Arc::new(TextTokenizer::from_file(tokenizer)?),
-        decoder: decoder.into_dense()?,
-        tokens: Arc::new(tokens),
-        frame,
-    })
+    let DecoderSide { decoder, words } = bundle.decoder_side()?;
+    let Words { tokens, frame, pieces, .. } = words;
+    Ok(Models { encoder: Arc::new(bundle.text_encoder()?), pieces, decoder, tokens, frame })
 }
 
 fn read_recipe(path: &Path) -> Result<Recipe> {
@@ -134,6 +126,7 @@ fn train(args: &RunArgs, settings: &Settings) -> Result<()> {
         return show_end(released.as_deref(), true, &state);
     }
     let corpus = Corpus::read_all(&args.input)?;
+    corpus.refuse_test()?;
     let held_out = args.held_out.as_deref().map(Corpus::read).transpose()?;
     let bundle = LocalBundle::prepare(settings)?;
     let mut log = Log::open(&args.output, settings)?;
@@ -159,10 +152,12 @@ fn show_end(bundle: Option<&Path>, finished: bool, state: &Checkpoint) -> Result
     Ok(())
 }
 
-/// `curve.jsonl`, and a bar on stderr.
+/// `curve.jsonl`, and progress on stderr.
 struct Log {
     curve: std::fs::File,
-    bar: ProgressBar,
+    quiet: bool,
+    /// Progress of this phase.
+    phase: Option<(String, Meter)>,
 }
 
 impl Log {
@@ -170,30 +165,22 @@ impl Log {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let path = directory.join("curve.jsonl");
         let curve = std::fs::OpenOptions::new().create(true).append(true).open(&path);
-        let bar = if settings.quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} ETA {eta}") {
-            bar.set_style(style);
-        }
-        Ok(Self { curve: curve.with_context(|| format!("cannot write {}", path.display()))?, bar })
+        let curve = curve.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { curve, quiet: settings.quiet, phase: None })
     }
 
     fn write(&mut self, news: &Report) {
         use std::io::Write;
-        let (prefix, at, of, message) = match news {
-            Report::Pooling { chunks, of } => ("encoding".to_owned(), *chunks, *of, String::new()),
+        match news {
+            Report::Pooling { chunks, of } => self.show("chunks encoded".to_owned(), *chunks, *of, ""),
             Report::Pretrain { step, of, loss, accuracy } => {
-                ("pretraining".to_owned(), *step, *of, format!("loss {loss:.2} accuracy {:.0} %", accuracy * 100.0))
+                let more = format!(", loss {loss:.2}, accuracy {:.0} %", accuracy * 100.0);
+                self.show("steps of pretraining".to_owned(), *step, *of, &more);
             }
-            Report::Step { stage, step, of, losses, positions, .. } => {
-                (format!("stage {}", stage + 1), *step, *of, format!("{} positions {positions}", by_objective(losses)))
+            Report::Step { stage, step, of, losses, .. } => {
+                self.show(format!("steps of stage {}", stage + 1), *step, *of, &by_objective(losses));
             }
-            Report::Evaluated { .. } | Report::Saved { .. } => (String::new(), 0, 0, String::new()),
-        };
-        if of > 0 {
-            self.bar.set_prefix(prefix);
-            self.bar.set_length(of as u64);
-            self.bar.set_position(at as u64);
-            self.bar.set_message(message);
+            Report::Evaluated { .. } | Report::Saved { .. } => {}
         }
         let line = serde_json::to_string(news).unwrap_or_default();
         // A curve that cannot be written must not end hours of training; the checkpoints hold what matters.
@@ -201,13 +188,24 @@ impl Log {
             tracing::warn!(%error, "cannot write curve.jsonl");
         }
     }
+
+    /// Shows how far a phase is; its speed is measured from its first news on.
+    fn show(&mut self, phase: String, at: usize, of: usize, more: &str) {
+        if self.phase.as_ref().is_none_or(|(shown, _)| *shown != phase) {
+            let mut meter = Meter::start("train", phase.clone(), self.quiet);
+            meter.resumed(at as u64);
+            self.phase = Some((phase, meter));
+        }
+        if let Some((_, meter)) = &mut self.phase {
+            meter.update(at as u64, Some(of as u64), more);
+        }
+    }
 }
 
-/// "reconstruct 3.21 continue 3.40"
+/// ", reconstruct 3.21, continue 3.40"
 fn by_objective(losses: &BTreeMap<Objective, ObjectiveLoss>) -> String {
-    let name = |objective: &Objective| format!("{objective:?}").to_lowercase();
-    let each = losses.iter().map(|(objective, own)| format!("{} {:.2}", name(objective), own.loss));
-    each.collect::<Vec<_>>().join(" ")
+    let each = losses.iter().map(|(objective, own)| format!(", {} {:.2}", objective.as_str(), own.loss));
+    each.collect()
 }
 
 /// What is measured, from the bundle in use or from a run's checkpoint.

@@ -1,10 +1,12 @@
+use std::sync::Arc;
+
 use e2llm_api::v1::encode_response::Outcome;
 use e2llm_api::v1::encoder_server::Encoder;
 use e2llm_api::v1::{EmbedRequest, EmbedResponse, EncodeRequest, EncodeResponse, TrainRequest, TrainResponse, Vector};
 use e2llm_api::{Collection, DocId, ErrorCode, Metadata, status};
 use e2llm_runtime::async_trait;
 use e2llm_store::TextWriter;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument, info_span, warn};
@@ -15,6 +17,8 @@ use crate::training::TrainingSession;
 
 /// Most texts of one `Embed` call.
 const MAX_EMBED_TEXTS: usize = 256;
+/// Most training sessions at a time: each holds an adapter, its moments and the graph of a batch.
+const MAX_SESSIONS: usize = 4;
 /// Responses that may wait for a slow reader.
 const RESPONSES: usize = 16;
 
@@ -22,6 +26,8 @@ const RESPONSES: usize = 16;
 #[derive(Debug, Clone)]
 pub struct EncoderService {
     pipeline: Pipeline,
+    /// Places for training sessions.
+    sessions: Arc<Semaphore>,
 }
 
 /// What a document's first piece says of it.
@@ -42,7 +48,7 @@ struct Incoming {
 impl EncoderService {
     /// Serves `pipeline`.
     pub fn new(pipeline: Pipeline) -> Self {
-        Self { pipeline }
+        Self { pipeline, sessions: Arc::new(Semaphore::new(MAX_SESSIONS)) }
     }
 
     /// One message of the stream; gives a response when it ends a document.
@@ -136,7 +142,11 @@ impl Encoder for EncoderService {
         request: Request<Streaming<TrainRequest>>,
     ) -> Result<Response<Self::TrainSessionStream>, Status> {
         let (sender, receiver) = mpsc::channel(RESPONSES);
-        let session = TrainingSession::new(self.pipeline.encoder().clone(), self.pipeline.store().clone());
+        let place = self.sessions.clone().try_acquire_owned().map_err(|_| {
+            let message = format!("{MAX_SESSIONS} training sessions are open already; try again later");
+            status(ErrorCode::ResourceExhausted, message)
+        })?;
+        let session = TrainingSession::new(self.pipeline.encoder().clone(), self.pipeline.store().clone(), place);
         tokio::spawn(session.serve(request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }

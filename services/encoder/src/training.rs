@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use e2llm_api::v1::train_request::Message as Asked;
 use e2llm_api::v1::train_response::Message as Answer;
 use e2llm_api::v1::{
@@ -21,9 +21,9 @@ use e2llm_train::pretrain::{Passage, TokenEmbeddings};
 use e2llm_train::run::Report;
 use e2llm_train::{
     EncoderSession, LocalSession, Parameters, Recipe, SoftBatch, Target, TrainError, deserialize, encoder_side,
-    overlay, serialize,
+    overlay, serialize, wire,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::{Status, Streaming};
 use tracing::info;
 
@@ -34,6 +34,8 @@ pub(crate) type Answers = mpsc::Sender<Result<TrainResponse, Status>>;
 
 /// Serves one session until its stream ends.
 pub(crate) struct TrainingSession {
+    /// Its place among the sessions of this process, given back in the end.
+    _place: OwnedSemaphorePermit,
     encoder: Arc<DocumentEncoder>,
     store: Store,
     recipe: Option<Recipe>,
@@ -44,8 +46,8 @@ pub(crate) struct TrainingSession {
 }
 
 impl TrainingSession {
-    pub(crate) fn new(encoder: Arc<DocumentEncoder>, store: Store) -> Self {
-        Self { encoder, store, recipe: None, session: None, shape: None, frames: Vec::new() }
+    pub(crate) fn new(encoder: Arc<DocumentEncoder>, store: Store, place: OwnedSemaphorePermit) -> Self {
+        Self { _place: place, encoder, store, recipe: None, session: None, shape: None, frames: Vec::new() }
     }
 
     pub(crate) async fn serve(mut self, mut requests: Streaming<TrainRequest>, answers: Answers) {
@@ -143,7 +145,7 @@ impl TrainingSession {
         let Some(shape) = self.shape.take() else {
             return Err(status(ErrorCode::InvalidArgument, "a gradient without a batch before it"));
         };
-        let gradient = tensor(&bytes, shape).map_err(of_training)?;
+        let gradient = wire::from_bytes(&bytes, shape).map_err(of_training)?;
         self.compute(move |session| session.backward(&gradient)).await?;
         Ok(vec![Answer::GradientTaken(GradientTaken {})])
     }
@@ -164,7 +166,7 @@ impl TrainingSession {
         let Some(recipe) = self.recipe.clone() else { return Err(not_open()) };
         self.compute(move |session| {
             let width = session.adapter().config().d_model;
-            let table = tensor(&bytes, (bytes.len() / size_of::<f32>() / width.max(1), width))?;
+            let table = wire::from_bytes(&bytes, (bytes.len() / size_of::<f32>() / width.max(1), width))?;
             let passages = work.texts.into_iter().map(passage).collect::<Vec<_>>();
             let tell = |progress: PretrainProgress| {
                 let told = answers.blocking_send(Ok(TrainResponse { message: Some(Answer::Pretrained(progress)) }));
@@ -178,9 +180,7 @@ impl TrainingSession {
     fn soft_tokens(&mut self, soft: SoftBatch) -> Result<Vec<Answer>, Status> {
         let shape = soft.values.dims2().map_err(|error| of_training(error.into()))?;
         self.shape = Some(shape);
-        let values = soft.values.flatten_all().and_then(|values| values.to_vec1::<f32>());
-        let values = values.map_err(|error| of_training(error.into()))?;
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes = wire::to_bytes(&soft.values).map_err(of_training)?;
         let mut frames: Vec<TensorFrame> = bytes
             .chunks(MAX_PIECE_BYTES)
             .map(|piece| TensorFrame { values: piece.to_vec(), ..TensorFrame::default() })
@@ -251,16 +251,6 @@ fn pretrain_side(
         last.step == steps || tell(last)
     })?;
     Ok(last)
-}
-
-fn tensor(bytes: &[u8], shape: (usize, usize)) -> e2llm_train::Result<Tensor> {
-    let (values, rest) = bytes.as_chunks::<4>();
-    if !rest.is_empty() || values.len() != shape.0 * shape.1 {
-        let (count, (rows, width)) = (values.len(), shape);
-        return Err(TrainError::Invalid(format!("a gradient of {count} values for soft tokens of [{rows}, {width}]")));
-    }
-    let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -1,4 +1,4 @@
-//! Objects whose name and hash travel together: states of training, too large for messages and written once.
+//! Objects whose name and hash travel together: states of training and bundles, too large for messages and written once.
 
 use bytes::Bytes;
 use e2llm_api::v1::ObjectRef;
@@ -14,11 +14,34 @@ impl Store {
     /// # Errors
     /// Those of [`Store::create`].
     pub async fn put_named(&self, prefix: &str, suffix: &str, bytes: Bytes) -> Result<ObjectRef> {
-        let blake3 = blake3::hash(&bytes).to_hex().to_string();
-        let path = format!("{prefix}-{}{suffix}", &blake3[..16]);
-        let size = bytes.len() as u64;
-        let (Created::New | Created::Exists) = self.create(&path, bytes).await?;
-        Ok(ObjectRef { path, blake3, bytes: size })
+        let name = blake3::hash(&bytes).to_hex();
+        self.put_verified(&format!("{prefix}-{}{suffix}", &name[..16]), bytes).await
+    }
+
+    /// Writes `bytes` under a name that stands for them. What is there already is read: if it is damaged it goes into
+    /// quarantine and is written again.
+    ///
+    /// # Errors
+    /// Those of [`Store::create`]; [`StoreError::Corrupt`] if the damaged object could not be replaced.
+    pub async fn put_verified(&self, path: &str, bytes: Bytes) -> Result<ObjectRef> {
+        let object = ObjectRef {
+            path: path.to_owned(),
+            blake3: blake3::hash(&bytes).to_hex().to_string(),
+            bytes: bytes.len() as u64,
+        };
+        if self.create(path, bytes.clone()).await? == Created::New {
+            return Ok(object);
+        }
+        match self.get_named(&object).await {
+            Ok(_) => return Ok(object),
+            Err(StoreError::Corrupt { .. } | StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        if self.create(path, bytes).await? == Created::Exists {
+            // Someone else has replaced it, or it could not be moved away.
+            self.get_named(&object).await?;
+        }
+        Ok(object)
     }
 
     /// Reads an object and verifies it.
@@ -53,5 +76,8 @@ mod tests {
         std::fs::write(directory.path().join(&object.path), "stale").unwrap();
         assert!(matches!(store.get_named(&object).await, Err(StoreError::Corrupt { .. })));
         assert!(matches!(store.get_named(&object).await, Err(StoreError::NotFound { .. })), "it was set aside");
+        let _created = store.create(&object.path, "stale").await.unwrap();
+        let written = store.put_verified(&object.path, "state".into()).await.unwrap();
+        assert_eq!((written, store.get_named(&object).await.unwrap()), (object.clone(), "state".into()));
     }
 }

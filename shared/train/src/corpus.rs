@@ -38,6 +38,8 @@ pub struct Corpus {
     pub documents: Vec<Document>,
     /// In file order.
     pub tasks: Vec<Task>,
+    /// Id of the first line that is marked as test.
+    test: Option<String>,
 }
 
 /// Either kind of line; both may stand in one file.
@@ -50,6 +52,7 @@ struct Line {
     context: Option<String>,
     prompt: Option<String>,
     answer: Option<String>,
+    split: Option<String>,
 }
 
 impl Corpus {
@@ -86,21 +89,43 @@ impl Corpus {
             if line.trim().is_empty() {
                 continue;
             }
-            let wrong = |problem: String| {
+            self.push(&line).map_err(|problem| {
                 TrainError::Invalid(format!(
                     "{name} line {}: {problem}; a line is {{\"id\", \"text\", \"abstract\"?}} or {{\"id\", \"context\", \"prompt\", \"answer\"}}",
                     number + 1
                 ))
-            };
-            match serde_json::from_str(&line).map_err(|e| wrong(e.to_string()))? {
-                Line { id, text: Some(text), summary, .. } => self.documents.push(Document { id, text, summary }),
-                Line { id, context: Some(context), prompt: Some(prompt), answer: Some(answer), .. } => {
-                    self.tasks.push(Task { id, context, prompt, answer });
-                }
-                Line { id, .. } => return Err(wrong(format!("{id:?} is neither a document nor a task"))),
-            }
+            })?;
         }
         Ok(())
+    }
+
+    /// Adds one line; what is wrong with it otherwise.
+    pub fn push(&mut self, line: &str) -> std::result::Result<(), String> {
+        let line: Line = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        if line.split.as_deref() == Some("test") {
+            self.test.get_or_insert_with(|| line.id.clone());
+        }
+        match line {
+            Line { id, text: Some(text), summary, .. } => self.documents.push(Document { id, text, summary }),
+            Line { id, context: Some(context), prompt: Some(prompt), answer: Some(answer), .. } => {
+                self.tasks.push(Task { id, context, prompt, answer });
+            }
+            Line { id, .. } => return Err(format!("{id:?} is neither a document nor a task")),
+        }
+        Ok(())
+    }
+
+    /// Training must not see what it will be judged by.
+    ///
+    /// # Errors
+    /// Names the first line whose split is test.
+    pub fn refuse_test(&self) -> Result<()> {
+        match &self.test {
+            None => Ok(()),
+            Some(id) => Err(TrainError::Invalid(format!(
+                "{id:?} is marked as test (\"split\": \"test\") and must not be trained on; leave it out"
+            ))),
+        }
     }
 }
 
@@ -125,6 +150,16 @@ mod tests {
         assert_eq!(corpus.documents.iter().map(|d| d.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(corpus.documents[0].summary.as_deref(), Some("short"));
         assert_eq!(corpus.tasks.iter().map(|t| t.answer.as_str()).collect::<Vec<_>>(), ["x"]);
+    }
+
+    #[test]
+    fn lines_marked_as_test_are_not_trained_on() {
+        let mut corpus = Corpus::default();
+        corpus.push(r#"{"id":"a","text":"t","split":"train"}"#).unwrap();
+        corpus.refuse_test().unwrap();
+        corpus.push(r#"{"id":"b","context":"c","prompt":"p","answer":"x","split":"test"}"#).unwrap();
+        let error = corpus.refuse_test().unwrap_err().to_string();
+        assert!(error.contains("\"b\""), "{error}");
     }
 
     #[test]

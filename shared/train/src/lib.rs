@@ -29,6 +29,7 @@ mod sides;
 mod table;
 mod trainer;
 mod warm;
+pub mod wire;
 mod workers;
 
 pub use checkpoint::{Checkpoint, Checkpoints};

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use e2llm_model::{Adapter, AdapterConfig, Bridge, ContentRows, LoraConfig, TextEncoder, TextTokenizer};
 
+#[cfg(test)]
+pub(crate) use start::tests::tiny;
 pub use start::{initial_adapter, initial_lora, order_heads};
 pub(crate) use states::StateCache;
 

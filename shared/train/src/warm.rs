@@ -51,12 +51,11 @@ fn overlap(a: usize, m: usize, b: usize, n: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use e2llm_model::{Adapter, AdapterForm};
-
     use candle_core::Tensor;
+    use e2llm_model::Adapter;
 
     use super::*;
-    use crate::session::initial_adapter;
+    use crate::session::{initial_adapter, tiny};
 
     #[test]
     fn sums_and_means_over_slots_are_kept() {
@@ -71,17 +70,7 @@ mod tests {
     /// Where all word pieces say the same, a soft token is the same at every ratio.
     #[test]
     fn a_chunk_of_one_meaning_keeps_its_soft_token() {
-        let config = AdapterConfig {
-            form: AdapterForm::GatedSegments,
-            ratio: 4,
-            d_enc: 3,
-            d_model: 8,
-            value_hidden: 5,
-            gate_hidden: 2,
-            segment_hidden: 6,
-            embedding_rms: 0.1,
-            gate_heads: Some(2),
-        };
+        let config = tiny(2);
         let mut parameters = initial_adapter(&config, 3).unwrap();
         let random = |shape: &[usize]| Var::randn(0f32, 0.3, shape, &Device::Cpu).unwrap();
         for name in ["segment.down.weight", "gate.down.weight", "gate.slots"] {

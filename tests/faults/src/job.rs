@@ -87,6 +87,7 @@ impl Job {
                 max_positions: Some(128),
                 expand_chunks: Some(1),
                 expand_positions: Some(48),
+                ..Default::default()
             }),
             max_attempts: self.max_attempts,
             ..Default::default()

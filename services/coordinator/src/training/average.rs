@@ -47,23 +47,6 @@ impl Parameters {
         serialize(views, None).map(Bytes::from).map_err(|error| error.to_string())
     }
 
-    /// The mean of the members' parameters, which must be alike in names and shapes.
-    pub(crate) fn mean(members: &[Self]) -> Result<Self, String> {
-        let Some(first) = members.first() else { return Err("no member has parameters".to_owned()) };
-        if let Some(other) = members.iter().position(|member| !member.is_like(first)) {
-            return Err(format!("member {other} of the round has other parameters than the first"));
-        }
-        let mean = |name: &String, index: usize| {
-            let sum: f64 = members.iter().map(|member| f64::from(member.0[name].1[index])).sum();
-            (sum / members.len() as f64) as f32
-        };
-        let of_tensor = |(name, (shape, values)): (&String, &(Vec<usize>, Vec<f32>))| {
-            let values = (0..values.len()).map(|index| mean(name, index)).collect();
-            (name.clone(), (shape.clone(), values))
-        };
-        Ok(Self(first.0.iter().map(of_tensor).collect()))
-    }
-
     /// Nesterov's step from these parameters towards `mean`; `velocity` is v, changed in place.
     pub(crate) fn step(&self, mean: &Self, velocity: &mut Self, rate: f64, momentum: f64) -> Result<Self, String> {
         if !mean.is_like(self) {
@@ -98,6 +81,43 @@ impl Parameters {
     }
 }
 
+/// The mean of members' parameters, taken one after the other: a round of many members fits the memory of one.
+#[derive(Debug, Default)]
+pub(crate) struct Mean {
+    sum: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
+    members: u32,
+}
+
+impl Mean {
+    /// Whether parameters are like those added before in names and shapes.
+    pub(crate) fn accepts(&self, parameters: &Parameters) -> bool {
+        let names = |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f64>))| (name.clone(), shape.clone());
+        let others = |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f32>))| (name.clone(), shape.clone());
+        self.members == 0 || self.sum.iter().map(names).eq(parameters.0.iter().map(others))
+    }
+
+    /// Adds what [`Mean::accepts`]; whatever else does not count.
+    pub(crate) fn add(&mut self, parameters: Parameters) {
+        if !self.accepts(&parameters) {
+            return;
+        }
+        self.members += 1;
+        for (name, (shape, values)) in parameters.0 {
+            let (_, sum) = self.sum.entry(name).or_insert_with(|| (shape, vec![0.0; values.len()]));
+            sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += f64::from(value));
+        }
+    }
+
+    /// The mean; `None` of no members.
+    pub(crate) fn finish(self) -> Option<Parameters> {
+        let members = f64::from(self.members);
+        let mean = |(name, (shape, sum)): (String, (Vec<usize>, Vec<f64>))| {
+            (name, (shape, sum.into_iter().map(|sum| (sum / members) as f32).collect()))
+        };
+        (self.members > 0).then(|| Parameters(self.sum.into_iter().map(mean).collect()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,7 +138,10 @@ mod tests {
 
     #[test]
     fn at_rate_one_without_momentum_the_step_is_the_mean() {
-        let mean = Parameters::mean(&[parameters(&[1.0, 4.0]), parameters(&[3.0, 0.0])]).unwrap();
+        let mut mean = Mean::default();
+        mean.add(parameters(&[1.0, 4.0]));
+        mean.add(parameters(&[3.0, 0.0]));
+        let mean = mean.finish().unwrap();
         assert_eq!(mean, parameters(&[2.0, 2.0]));
         let mut velocity = Parameters::default();
         assert_eq!(parameters(&[5.0, 5.0]).step(&mean, &mut velocity, 1.0, 0.0).unwrap(), mean);
@@ -137,9 +160,13 @@ mod tests {
     }
 
     #[test]
-    fn members_with_other_parameters_are_refused() {
-        let error = Parameters::mean(&[parameters(&[1.0]), parameters(&[1.0, 2.0])]).unwrap_err();
-        assert!(error.contains("member 1"), "{error}");
-        assert!(Parameters::mean(&[]).is_err());
+    fn members_with_other_parameters_are_not_accepted_and_do_not_count() {
+        let mut mean = Mean::default();
+        assert!(mean.accepts(&parameters(&[1.0])));
+        mean.add(parameters(&[1.0]));
+        assert!(!mean.accepts(&parameters(&[1.0, 2.0])));
+        mean.add(parameters(&[1.0, 2.0]));
+        assert_eq!(mean.finish(), Some(parameters(&[1.0])));
+        assert_eq!(Mean::default().finish(), None);
     }
 }

@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
+use e2llm_api::ErrorCode;
 use e2llm_api::v1::train_round::Kind;
 use e2llm_api::v1::{MemberRound, ObjectRef, ObjectiveLoss, Stage};
 use e2llm_runtime::failpoint::reach_with;
 use prost::Message;
 use tracing::{info, warn};
 
-use super::average::Parameters;
+use super::average::{Mean, Parameters};
 use super::rounds::Due;
 use crate::CoordinatorError;
 use crate::engine::Engine;
@@ -47,6 +48,9 @@ pub(crate) struct RoundRecord {
     /// Fingerprint of the bundle that an export has written.
     #[prost(string, tag = "12")]
     pub(crate) bundle: String,
+    /// Its files.
+    #[prost(message, repeated, tag = "13")]
+    pub(crate) bundle_files: Vec<ObjectRef>,
 }
 
 /// A member of a quorum and what it left.
@@ -110,14 +114,14 @@ impl Engine {
         if let Some(record) = self.journal.round(id, due.number).await? {
             return Ok(Some(record));
         }
-        let shares = self.shares(id, &due).await?;
+        let (shares, encoder, decoder) = self.averaged(id, &due).await?;
         if shares.is_empty() && !due.is_last {
             return Ok(None);
         }
         let mut record = RoundRecord { left_out: due.round.members - shares.len() as u32, ..summed(&shares) };
         record.members = shares.iter().map(state).collect();
-        (record.encoder, record.encoder_velocity) = self.outer_step(id, &due, &record.members, Side::Encoder).await?;
-        (record.decoder, record.decoder_velocity) = self.outer_step(id, &due, &record.members, Side::Decoder).await?;
+        (record.encoder, record.encoder_velocity) = self.outer_step(id, &due, encoder, Side::Encoder).await?;
+        (record.decoder, record.decoder_velocity) = self.outer_step(id, &due, decoder, Side::Decoder).await?;
         reach_with("coordinator.round_averaged", due.number);
         let record = self.journal.commit_round(id, due.number, record).await?;
         reach_with("coordinator.round_committed", due.number);
@@ -138,23 +142,50 @@ impl Engine {
         Ok(shares)
     }
 
+    /// The shares that count, and the means of both sides. A member whose state is damaged, gone or of another shape is left
+    /// out: it must not hold up the round.
+    async fn averaged(&self, id: &JobId, due: &Due) -> Result<(Vec<(u32, MemberRound)>, Mean, Mean)> {
+        let (mut counted, mut encoder, mut decoder) = (Vec::new(), Mean::default(), Mean::default());
+        for (member, share) in self.shares(id, due).await? {
+            if due.round.kind() != Kind::Export
+                && let Err(reason) = self.add(&share, [&mut encoder, &mut decoder]).await?
+            {
+                warn!(job_id = %id, round = due.number, member, reason, "a member's state cannot be used; it is left out");
+                continue;
+            }
+            counted.push((member, share));
+        }
+        Ok((counted, encoder, decoder))
+    }
+
+    /// Adds both sides of a share to their means, or neither: then says why.
+    async fn add(&self, share: &MemberRound, means: [&mut Mean; 2]) -> Result<std::result::Result<(), String>> {
+        let mut sides = Vec::new();
+        for (object, mean) in [&share.encoder, &share.decoder].into_iter().zip(means) {
+            let Some(object) = object else { continue };
+            match self.parameters(object).await {
+                Ok(parameters) if mean.accepts(&parameters) => sides.push((mean, parameters)),
+                Ok(_) => return Ok(Err(format!("{} has other parameters than the first member's", object.path))),
+                Err(error) if matches!(error.code(), ErrorCode::Corrupt | ErrorCode::NotFound) => {
+                    return Ok(Err(error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        sides.into_iter().for_each(|(mean, parameters)| mean.add(parameters));
+        Ok(Ok(()))
+    }
+
     /// New parameters and velocity of one side.
     async fn outer_step(
         &self,
         id: &JobId,
         due: &Due,
-        members: &[MemberState],
+        mean: Mean,
         side: Side,
     ) -> Result<(Option<ObjectRef>, Option<ObjectRef>)> {
         let (before, velocity) = side.before(&due.before);
-        let states: Vec<ObjectRef> = members.iter().filter_map(|member| side.of(member)).collect();
-        if states.is_empty() || due.round.kind() == Kind::Export {
-            return Ok((before, velocity));
-        }
-        let mut read = Vec::new();
-        for state in &states {
-            read.push(self.parameters(state).await?);
-        }
+        let Some(mean) = mean.finish() else { return Ok((before, velocity)) };
         let is_joint = due.round.kind() == Kind::Joint;
         let before = match &before {
             Some(object) if is_joint => Some(self.parameters(object).await?),
@@ -166,7 +197,6 @@ impl Engine {
         };
         let (rate, momentum) = self.with_job(id, |job| job.outer())?;
         let step = move || {
-            let mean = Parameters::mean(&read)?;
             let Some(before) = before else { return Ok((mean.write()?, None)) };
             let stepped = before.step(&mean, &mut old_velocity, rate, momentum)?;
             let velocity = if momentum > 0.0 { Some(old_velocity.write()?) } else { None };
@@ -216,13 +246,6 @@ impl Side {
         }
     }
 
-    fn of(self, member: &MemberState) -> Option<ObjectRef> {
-        match self {
-            Side::Encoder => member.encoder.clone(),
-            Side::Decoder => member.decoder.clone(),
-        }
-    }
-
     fn before(self, record: &RoundRecord) -> (Option<ObjectRef>, Option<ObjectRef>) {
         match self {
             Side::Encoder => (record.encoder.clone(), record.encoder_velocity.clone()),
@@ -243,6 +266,7 @@ fn summed(shares: &[(u32, MemberRound)]) -> RoundRecord {
         record.positions += share.positions;
         record.busy_us += share.busy_us;
         record.bundle.clone_from(&share.bundle);
+        record.bundle_files.clone_from(&share.bundle_files);
         for ObjectiveLoss { objective, loss, targets } in &share.losses {
             let known = record.losses.iter().position(|sum| sum.objective == *objective);
             let at = known.unwrap_or(record.losses.len());

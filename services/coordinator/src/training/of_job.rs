@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use e2llm_api::v1::{MemberRound, RowResult, Stage, TrainTask};
+use e2llm_api::v1::{MemberRound, ObjectRef, RowResult, Stage, TrainTask};
 use tracing::info;
 
 use super::commit::RoundRecord;
@@ -48,6 +48,11 @@ impl Job {
     /// What a task of training starts from.
     pub(crate) fn train_task(&self, task: TaskId) -> Option<TrainTask> {
         self.training.as_ref().filter(|_| task.stage == Stage::Train)?.task(task.first_row)
+    }
+
+    /// The files of the bundle that training has written.
+    pub(crate) fn bundle_files(&self) -> Vec<ObjectRef> {
+        self.training.as_ref().map_or(Vec::new(), |training| training.bundle_files().to_vec())
     }
 
     /// Outer rate and momentum of training.

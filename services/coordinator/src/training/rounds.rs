@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use e2llm_api::v1::train_round::Kind;
-use e2llm_api::v1::{Row, SideState, TrainRound, TrainSpec, TrainStatus, TrainTask};
+use e2llm_api::v1::{ObjectRef, ObjectiveLoss, Row, SideState, TrainRound, TrainSpec, TrainStatus, TrainTask};
 
 use super::commit::{MemberState, RoundRecord};
 use super::schedule::{row, starts};
@@ -12,10 +12,25 @@ pub(crate) struct Training {
     spec: TrainSpec,
     /// Number of the first row of each round, and of the row after the last.
     starts: Vec<u64>,
-    committed: Vec<RoundRecord>,
+    /// Rounds that are committed.
+    committed: usize,
+    /// The last of them.
+    last: RoundRecord,
+    totals: Totals,
     is_committing: bool,
     /// Since when the open round has its quorum.
     quorum_since: Option<Instant>,
+}
+
+/// Sums over committed rounds.
+#[derive(Debug, Default)]
+struct Totals {
+    targets: u64,
+    positions: u64,
+    busy_us: u64,
+    left_out: u32,
+    /// Of the last round that had any.
+    losses: Vec<ObjectiveLoss>,
 }
 
 /// A round that may be committed.
@@ -35,12 +50,20 @@ pub(crate) struct Due {
 impl Training {
     pub(crate) fn new(spec: TrainSpec) -> Self {
         let starts = starts(&spec);
-        Self { spec, starts, committed: Vec::new(), is_committing: false, quorum_since: None }
+        Self {
+            spec,
+            starts,
+            committed: 0,
+            last: RoundRecord::default(),
+            totals: Totals::default(),
+            is_committing: false,
+            quorum_since: None,
+        }
     }
 
     /// The rows of the open round, if one is.
     pub(crate) fn open_rows(&self) -> Option<std::ops::Range<u64>> {
-        let round = self.committed.len();
+        let round = self.committed;
         Some(*self.starts.get(round)?..*self.starts.get(round + 1)?)
     }
 
@@ -59,15 +82,15 @@ impl Training {
     /// What the share of row `number` starts from.
     pub(crate) fn task(&self, number: u64) -> Option<TrainTask> {
         let (round, member) = self.share(number)?;
-        let last = self.committed.last().cloned().unwrap_or_default();
+        let last = &self.last;
         // A member that was left out goes on with the moments of one that was not.
         let own = last.members.iter().find(|state| state.member == member).or(last.members.first());
         let MemberState { encoder, decoder, .. } = own.cloned().unwrap_or_default();
         Some(TrainTask {
             round: u32::try_from(round).ok()?,
             member,
-            encoder: Some(SideState { parameters: last.encoder, moments: encoder }),
-            decoder: Some(SideState { parameters: last.decoder, moments: decoder }),
+            encoder: Some(SideState { parameters: last.encoder.clone(), moments: encoder }),
+            decoder: Some(SideState { parameters: last.decoder.clone(), moments: decoder }),
         })
     }
 
@@ -75,19 +98,19 @@ impl Training {
     pub(crate) fn take_due(&mut self, is_final: impl Fn(u64) -> bool) -> Option<Due> {
         let rows = self.open_rows().filter(|_| self.is_due(is_final))?;
         self.is_committing = true;
-        let number = self.committed.len();
+        let number = self.committed;
         Some(Due {
             number: u32::try_from(number).ok()?,
             round: *self.spec.rounds.get(number)?,
             rows,
             is_last: number + 1 == self.spec.rounds.len(),
-            before: self.committed.last().cloned().unwrap_or_default(),
+            before: self.last.clone(),
         })
     }
 
     /// Whether every round is committed.
     pub(crate) fn is_complete(&self) -> bool {
-        self.committed.len() == self.spec.rounds.len()
+        self.committed == self.spec.rounds.len()
     }
 
     /// Whether the open round is to be committed and nobody does it.
@@ -102,7 +125,9 @@ impl Training {
 
     /// Goes on to the next round.
     pub(crate) fn commit(&mut self, record: RoundRecord) {
-        self.committed.push(record);
+        self.totals.add(&record);
+        self.committed += 1;
+        self.last = record;
         self.is_committing = false;
         self.quorum_since = None;
     }
@@ -123,20 +148,25 @@ impl Training {
     pub(crate) fn status(&self) -> TrainStatus {
         let joint = |round: &&TrainRound| round.kind() == Kind::Joint;
         let steps = |rounds: &[TrainRound]| rounds.iter().filter(joint).map(|round| u64::from(round.steps)).sum();
-        let committed = &self.spec.rounds[..self.committed.len().min(self.spec.rounds.len())];
-        let sum = |of: fn(&RoundRecord) -> u64| self.committed.iter().map(of).sum();
+        let committed = &self.spec.rounds[..self.committed.min(self.spec.rounds.len())];
+        let Totals { targets, positions, busy_us, left_out, losses } = &self.totals;
         TrainStatus {
             rounds: u32::try_from(self.spec.rounds.len()).unwrap_or(u32::MAX),
-            rounds_committed: u32::try_from(self.committed.len()).unwrap_or(u32::MAX),
+            rounds_committed: u32::try_from(self.committed).unwrap_or(u32::MAX),
             steps: steps(&self.spec.rounds),
             steps_done: steps(committed),
-            losses: self.committed.iter().rev().find(|r| !r.losses.is_empty()).map_or(vec![], |r| r.losses.clone()),
-            targets: sum(|record| record.targets),
-            positions: sum(|record| record.positions),
-            busy_us: sum(|record| record.busy_us),
-            bundle: self.committed.last().map_or(String::new(), |record| record.bundle.clone()),
-            left_out: u32::try_from(sum(|record| u64::from(record.left_out))).unwrap_or(u32::MAX),
+            losses: losses.clone(),
+            targets: *targets,
+            positions: *positions,
+            busy_us: *busy_us,
+            bundle: self.last.bundle.clone(),
+            left_out: *left_out,
         }
+    }
+
+    /// The files of the bundle, once it is written.
+    pub(crate) fn bundle_files(&self) -> &[ObjectRef] {
+        &self.last.bundle_files
     }
 
     /// Outer rate and momentum.
@@ -145,10 +175,20 @@ impl Training {
     }
 }
 
+impl Totals {
+    fn add(&mut self, record: &RoundRecord) {
+        self.targets += record.targets;
+        self.positions += record.positions;
+        self.busy_us += record.busy_us;
+        self.left_out += record.left_out;
+        if !record.losses.is_empty() {
+            self.losses.clone_from(&record.losses);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use e2llm_api::v1::ObjectRef;
-
     use super::super::schedule::tests::spec;
     use super::*;
 

@@ -9,8 +9,8 @@ use crate::records::{PlanPage, TaskCut};
 
 /// Most members of a round.
 const MAX_MEMBERS: u32 = 1_000;
-/// Most shares of all rounds: every one is a record.
-const MAX_SHARES: u64 = 1_000_000;
+/// Most shares of all rounds: every one is a row of a plan that is one page.
+const MAX_SHARES: u64 = 100_000;
 
 /// Checks what the coordinator depends on; the recipe is the members' business.
 pub(super) fn check(spec: &TrainSpec) -> Result<(), CoordinatorError> {

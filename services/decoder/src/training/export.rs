@@ -1,10 +1,10 @@
 use e2llm_api::v1::{MemberRound, ObjectRef};
 use e2llm_model::AdapterConfig;
-use e2llm_store::Created;
 use e2llm_train::{BundleFiles, BundleParts, Names, TrainError, parameters_of};
 
+use super::error::ShareError;
 use super::models::DecoderSide;
-use super::tasks::{ShareError, Work};
+use super::tasks::Work;
 
 impl Work {
     /// Writes the committed parameters as a bundle, `bundles/<fingerprint>/…`.
@@ -26,10 +26,11 @@ impl Work {
         };
         let bundle = BundleFiles::new(&self.recipe, names, adapter, &parts)?;
         let fingerprint = bundle.fingerprint(&words.encoder.sha256, &words.decoder.sha256)?;
+        let mut bundle_files = Vec::new();
         for (name, bytes) in bundle.files {
-            let written = self.runtime.block_on(self.store.create(&format!("bundles/{fingerprint}/{name}"), bytes));
-            let (Created::New | Created::Exists) = written?;
+            let path = format!("bundles/{fingerprint}/{name}");
+            bundle_files.push(self.runtime.block_on(self.store.put_verified(&path, bytes.into()))?);
         }
-        Ok(MemberRound { bundle: fingerprint, ..MemberRound::default() })
+        Ok(MemberRound { bundle: fingerprint, bundle_files, ..MemberRound::default() })
     }
 }

@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use e2llm_model::chunk::Chunker;
 use e2llm_model::template::Frame;
 use e2llm_model::{Decoder, TextTokenizer};
-use e2llm_train::{Recipe, Sampler, TrainError};
+use e2llm_train::{Recipe, Sampler, Target, TrainError};
 
 /// What the decoder side of a pair holds.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Words {
     pub frame: Frame,
     /// Its end-of-turn token.
     pub end: u32,
+    /// What the adapter has to know of the decoder.
+    pub target: Target,
     /// The encoder's tokenizer: chunks are cut by its word pieces.
     pub pieces: Arc<TextTokenizer>,
     /// The encoder's weights.

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use e2llm_api::v1::encoder_client::EncoderClient;
 use e2llm_api::v1::train_request::Message as Ask;
 use e2llm_api::v1::train_response::Message as Answer;
@@ -12,7 +12,7 @@ use e2llm_api::v1::{
 use e2llm_api::{ErrorCode, MAX_PIECE_BYTES};
 use e2llm_runtime::{cause_of, code_of};
 use e2llm_train::pretrain::{Passage, TokenEmbeddings};
-use e2llm_train::{AdamWConfig, EncoderSession, Result, SoftBatch, TrainError};
+use e2llm_train::{AdamWConfig, EncoderSession, Result, SoftBatch, TrainError, wire};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -90,8 +90,7 @@ impl RemoteSession {
     }
 
     fn send_tensor(&mut self, tensor: &Tensor, message: fn(TensorFrame) -> Ask) -> Result<()> {
-        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes = wire::to_bytes(tensor)?;
         let count = bytes.len().div_ceil(MAX_PIECE_BYTES);
         for (number, piece) in bytes.chunks(MAX_PIECE_BYTES).enumerate() {
             let last = number + 1 == count;
@@ -134,7 +133,8 @@ impl EncoderSession for RemoteSession {
             bytes.extend(frame.values);
             if frame.last {
                 let counts: Vec<usize> = frame.counts.iter().map(|count| *count as usize).collect();
-                return soft_batch(&bytes, counts, self.d_model);
+                let rows = counts.iter().sum();
+                return Ok(SoftBatch { values: wire::from_bytes(&bytes, (rows, self.d_model))?, counts });
             }
         }
     }
@@ -169,17 +169,6 @@ impl EncoderSession for RemoteSession {
     fn restore(&mut self, _: &HashMap<String, Tensor>) -> Result<()> {
         Err(TrainError::Invalid("the encoder side restores its own state when its session opens".to_owned()))
     }
-}
-
-fn soft_batch(bytes: &[u8], counts: Vec<usize>, d_model: usize) -> Result<SoftBatch> {
-    let rows: usize = counts.iter().sum();
-    let (values, rest) = bytes.as_chunks::<4>();
-    if !rest.is_empty() || values.len() != rows * d_model {
-        let message = format!("{} bytes of soft tokens where {rows} of width {d_model} were announced", bytes.len());
-        return Err(TrainError::Session { message, is_retriable: false });
-    }
-    let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
-    Ok(SoftBatch { values: Tensor::from_vec(values, (rows, d_model), &Device::Cpu)?, counts })
 }
 
 /// The process on the other side has gone; another one may take the share.

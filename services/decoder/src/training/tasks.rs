@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,24 +7,22 @@ use e2llm_api::v1::{
     JobSpec, MemberRound, ObjectRef, ObjectiveLoss, OpenSession, RowError, RowResult, SideState, Task, TrainRound,
     TrainSpec, TrainTask,
 };
-use e2llm_api::{ErrorCode, row_error};
 use e2llm_runtime::failpoint::{begin_row, reach};
 use e2llm_runtime::worker::TaskHandler;
 use e2llm_runtime::{CancellationToken, async_trait};
-use e2llm_store::{Store, StoreError};
+use e2llm_store::Store;
 use e2llm_train::pretrain::TokenEmbeddings;
 use e2llm_train::run::pretrain_passages;
-use e2llm_train::{
-    Corpus, Objective, Progress, Recipe, Round, Share, Target, TrainError, decoder_side, deserialize, overlay,
-    serialize,
-};
+use e2llm_train::{Corpus, Recipe, Round, Share, TrainError, decoder_side, deserialize, overlay, serialize};
 use tokio::runtime::Handle;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
-use super::corpus::{Corpora, CorpusError};
+use super::corpus::Corpora;
+use super::error::ShareError;
 use super::models::{DecoderSide, Held, LoadDecoderSide};
 use super::remote::RemoteSession;
+use super::totals::{Totals, microseconds};
 
 /// How long an encoder that is away is waited for, and how often it is looked for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -59,38 +56,6 @@ pub(super) struct Work {
     pub(super) attempt: u32,
     pub(super) recipe: Recipe,
     corpus: Arc<Corpus>,
-}
-
-/// Why a share was not done.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ShareError {
-    /// Training itself.
-    #[error(transparent)]
-    Train(#[from] TrainError),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The training data.
-    #[error(transparent)]
-    Corpus(#[from] CorpusError),
-    /// A task without what this kind of job needs.
-    #[error("the task cannot be understood: {0}; coordinator and worker may be of different versions")]
-    Task(String),
-}
-
-impl ShareError {
-    fn row(&self) -> RowError {
-        let code = match self {
-            ShareError::Train(TrainError::Stopped) => ErrorCode::Cancelled,
-            ShareError::Train(TrainError::Session { is_retriable: true, .. }) => ErrorCode::Unavailable,
-            ShareError::Train(TrainError::Invalid(_)) | ShareError::Corpus(CorpusError::Lines(_)) => {
-                ErrorCode::InvalidArgument
-            }
-            ShareError::Store(error) | ShareError::Corpus(CorpusError::Store(error)) => error.code(),
-            ShareError::Train(_) | ShareError::Task(_) => ErrorCode::Internal,
-        };
-        row_error(code, self.to_string())
-    }
 }
 
 impl TrainTasks {
@@ -162,7 +127,7 @@ impl Work {
     /// Opens a session that starts from `state`. An encoder that is away is waited for: the share's attempts are for what
     /// happens to the share.
     pub(super) fn session(&self, side: &DecoderSide, state: Option<SideState>) -> Result<RemoteSession, ShareError> {
-        let target = Target::of(&side.decoder)?;
+        let target = side.words.target;
         let open = OpenSession {
             recipe: self.spec.recipe.clone(),
             stage: self.round.stage,
@@ -273,47 +238,5 @@ impl Work {
         let Some(object) = object else { return Ok(None) };
         let bytes = self.runtime.block_on(self.store.get_named(object))?;
         Ok(Some(deserialize(&bytes)?))
-    }
-}
-
-fn microseconds(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-/// What a share adds up to.
-#[derive(Default)]
-struct Totals {
-    /// Nats and target tokens by objective.
-    losses: BTreeMap<Objective, (f64, u64)>,
-    targets: u64,
-    positions: u64,
-}
-
-impl Totals {
-    fn add(&mut self, progress: &Progress) {
-        for (objective, loss) in &progress.losses {
-            let (nats, tokens) = self.losses.entry(*objective).or_default();
-            *nats += loss.loss * loss.tokens as f64;
-            *tokens += loss.tokens as u64;
-        }
-        self.targets += progress.targets as u64;
-        self.positions += progress.positions as u64;
-    }
-
-    fn member(self, encoder: ObjectRef, decoder: ObjectRef, started: Instant) -> MemberRound {
-        let losses = self.losses.into_iter().map(|(objective, (nats, targets))| ObjectiveLoss {
-            objective: objective.as_str().to_owned(),
-            loss: nats / targets.max(1) as f64,
-            targets,
-        });
-        MemberRound {
-            encoder: Some(encoder),
-            decoder: Some(decoder),
-            losses: losses.collect(),
-            positions: self.positions,
-            targets: self.targets,
-            busy_us: microseconds(started),
-            ..MemberRound::default()
-        }
     }
 }

@@ -67,6 +67,7 @@ impl ContextArgs {
             max_positions: self.max_positions,
             expand_chunks: self.expand,
             expand_positions: self.expand_positions,
+            ..ContextOptions::default()
         }
     }
 }

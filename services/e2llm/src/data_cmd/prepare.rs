@@ -9,8 +9,8 @@ use e2llm_data::prepare::{self, Job, Report};
 use e2llm_model::prompt::SUMMARIZE;
 use serde_json::json;
 
-use super::progress::Meter;
 use crate::output::print_line;
+use crate::progress::Meter;
 use crate::render::count;
 use crate::settings::Settings;
 

@@ -12,9 +12,9 @@ use e2llm_model::gguf::GgufFile;
 use e2llm_model::prompt;
 use serde_json::json;
 
-use super::progress::Meter;
 use crate::bundle::{LocalBundle, decoder_files};
 use crate::output::print_line;
+use crate::progress::Meter;
 use crate::render::count;
 use crate::settings::Settings;
 

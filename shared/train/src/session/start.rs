@@ -78,14 +78,14 @@ fn normal(rng: &mut ChaCha8Rng, count: usize) -> impl Iterator<Item = f32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use e2llm_model::AdapterForm;
 
     use super::*;
 
-    #[test]
-    fn ordered_heads_prefer_slots_in_order() {
-        let config = AdapterConfig {
+    /// Gated segments of 4 word pieces, small enough to compute with in a test.
+    pub(crate) fn tiny(gate_heads: usize) -> AdapterConfig {
+        AdapterConfig {
             form: AdapterForm::GatedSegments,
             ratio: 4,
             d_enc: 3,
@@ -94,8 +94,13 @@ mod tests {
             gate_hidden: 2,
             segment_hidden: 6,
             embedding_rms: 0.1,
-            gate_heads: Some(8),
-        };
+            gate_heads: Some(gate_heads),
+        }
+    }
+
+    #[test]
+    fn ordered_heads_prefer_slots_in_order() {
+        let config = tiny(8);
         let mut parameters = initial_adapter(&config, 1).unwrap();
         order_heads(&mut parameters).unwrap();
         let slots = parameters.0["gate.slots"].to_vec2::<f32>().unwrap();

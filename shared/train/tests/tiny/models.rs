@@ -81,5 +81,8 @@ pub(crate) fn corpus() -> Corpus {
         let answer = context[300..310].trim().to_owned();
         Task { id: seed.to_string(), context, prompt: "what is said here".to_owned(), answer }
     });
-    Corpus { documents: documents.collect(), tasks: tasks.collect() }
+    let mut corpus = Corpus::default();
+    corpus.documents.extend(documents);
+    corpus.tasks.extend(tasks);
+    corpus
 }

@@ -10,7 +10,7 @@ use e2llm_api::v1::train_round::Kind;
 use e2llm_api::v1::{
     BundlePiece, GetBundleRequest, JobKind, JobSpec, JobStatus, RowResult, TextPiece, TextRef, TrainRound, TrainSpec,
 };
-use e2llm_train::{Recipe, rounds};
+use e2llm_train::{Corpus, Recipe, rounds};
 use futures::TryStreamExt;
 
 use super::super::bulk::common_spec;
@@ -23,6 +23,9 @@ use crate::progress::Progress;
 
 /// Bytes after which a block of training data is closed: few objects, none too large to send again.
 const BLOCK_BYTES: usize = 4 << 20;
+
+/// What a directory must hold to be a bundle.
+const BUNDLE_HEAD: &str = "bundle.json";
 
 /// Stores the data and plans the job: its name, and the services that planned it.
 pub(super) async fn submit(app: &App, work: &TrainWork) -> Result<(Services, String)> {
@@ -99,8 +102,9 @@ async fn store_data(services: &Services, inputs: &[std::path::PathBuf], quiet: b
     let (mut block, mut bytes) = (String::new(), 0);
     for input in inputs {
         let file = std::fs::File::open(input).with_context(|| format!("cannot read {}", input.display()))?;
-        for line in std::io::BufReader::new(file).lines() {
+        for (number, line) in std::io::BufReader::new(file).lines().enumerate() {
             let line = line.with_context(|| format!("cannot read {}", input.display()))?;
+            check(&line).with_context(|| format!("{} line {}", input.display(), number + 1))?;
             block.push_str(&line);
             block.push('\n');
             if block.len() >= BLOCK_BYTES {
@@ -122,6 +126,16 @@ async fn store_data(services: &Services, inputs: &[std::path::PathBuf], quiet: b
     Ok(texts)
 }
 
+/// Members read the data hours from now: what they could not use is said before anything is stored.
+fn check(line: &str) -> Result<()> {
+    if line.trim().is_empty() {
+        return Ok(());
+    }
+    let mut corpus = Corpus::default();
+    corpus.push(line).map_err(anyhow::Error::msg)?;
+    Ok(corpus.refuse_test()?)
+}
+
 async fn put(services: &Services, block: String) -> Result<TextRef> {
     let pieces: Vec<TextPiece> =
         block.as_bytes().chunks(MAX_PIECE_BYTES).map(|piece| TextPiece { text: piece.to_vec() }).collect();
@@ -134,17 +148,16 @@ async fn put(services: &Services, block: String) -> Result<TextRef> {
 /// Fetches the bundle that a training job has written into `directory`.
 pub(super) async fn fetch_bundle(services: &Services, status: &JobStatus, directory: &Path) -> Result<String> {
     let fingerprint = status.train.as_ref().map(|train| train.bundle.clone()).unwrap_or_default();
-    if fingerprint.is_empty() {
-        bail!("job {} has written no bundle yet; see `e2llm jobs show {}`", status.job_id, status.job_id);
-    }
-    let request = GetBundleRequest { fingerprint: fingerprint.clone() };
+    let request = GetBundleRequest { job_id: status.job_id.clone() };
     let mut pieces = services.coordinator().get_bundle(request).await.map_err(of_status)?.into_inner();
     let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     while let Some(BundlePiece { file, bytes }) = pieces.try_next().await.map_err(of_status)? {
         files.entry(file).or_default().extend(bytes);
     }
     std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    for (file, bytes) in files {
+    let (heads, tensors): (Vec<_>, Vec<_>) = files.into_iter().partition(|(file, _)| file == BUNDLE_HEAD);
+    // The file that makes a directory a bundle comes last.
+    for (file, bytes) in tensors.into_iter().chain(heads) {
         let Some(name) = Path::new(&file).file_name() else { continue };
         let path = directory.join(name);
         std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
