@@ -98,8 +98,8 @@ impl Intake {
             return doc_id(&row.id);
         }
         let invalid = |message: &str| Err(row_error(ErrorCode::InvalidArgument, message));
-        if row.question.trim().is_empty() {
-            return invalid("the question is empty; write one");
+        if row.question.trim().is_empty() && row.instruction.trim().is_empty() {
+            return invalid("the question is empty; write one, or an instruction");
         }
         if row.doc_ids.is_empty() {
             return invalid("the question names no document; give at least one id in doc_ids");

@@ -1,7 +1,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use e2llm_api::v1::Row;
+use e2llm_api::v1::{Row, RowError};
+use prost::Message;
 
 /// What planning needs to know of rows planned before.
 #[derive(Debug, Default)]
@@ -56,14 +57,11 @@ impl Planning {
 /// Recognises a row that is submitted again, by all that its result depends on. Of a row with an error only that it has
 /// one counts: messages may differ.
 fn digest(row: &Row) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    let content = [&row.text_hash, &row.metadata, &row.question].into_iter().chain(&row.doc_ids);
-    let content = content.take(if row.error.is_some() { 0 } else { usize::MAX });
-    hasher.update(&[u8::from(row.error.is_some())]);
-    for field in std::iter::once(&row.id).chain(content) {
-        hasher.update(&(field.len() as u64).to_le_bytes()).update(field.as_bytes());
-    }
-    (first_u128(&hasher.finalize()) >> 64) as u64
+    let content = match row.error {
+        Some(_) => Row { id: row.id.clone(), error: Some(RowError::default()), ..Row::default() },
+        None => Row { number: 0, text_bytes: 0, ..row.clone() },
+    };
+    (first_u128(&blake3::hash(&content.encode_to_vec())) >> 64) as u64
 }
 
 fn id_hash(id: &str) -> u128 {

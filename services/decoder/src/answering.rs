@@ -3,9 +3,11 @@ use std::time::Instant;
 
 use e2llm_api::v1::encoder_client::EncoderClient;
 use e2llm_api::v1::index_client::IndexClient;
-use e2llm_api::v1::{BatchGetRequest, ContextOptions, DocKey, DocRecord, EmbedRequest, GenerateOptions, Usage};
+use e2llm_api::v1::{
+    BatchGetRequest, ContextOptions, DocKey, DocRecord, EmbedRequest, GenerateOptions, Reading, Usage,
+};
 use e2llm_model::expand::Budget;
-use e2llm_model::generate::{Finish, Generated, Generator, Options, Piece};
+use e2llm_model::generate::{Finish, Generated, Generator, Options};
 use e2llm_model::sample::SamplerOptions;
 use e2llm_model::{Defaults, ModelError, prompt};
 use e2llm_runtime::failpoint::reach;
@@ -14,11 +16,12 @@ use e2llm_store::Store;
 use tonic::transport::Channel;
 use tracing::warn;
 
-use crate::document::{ChunkRef, LoadedDocument};
+use crate::document::LoadedDocument;
 use crate::engine::{Engine, Priority};
 use crate::error::DecodeError;
 use crate::healing;
-use crate::layout::{Layout, Purpose, lay_out};
+use crate::layout::{Layout, Material, Purpose};
+use crate::summarizing::Writing;
 
 /// Most documents of one question.
 const MAX_DOCUMENTS: usize = 100;
@@ -39,6 +42,13 @@ pub struct Answering {
 pub enum Task {
     /// An answer.
     Ask(String),
+    /// An answer, or whatever else the instruction asks for.
+    Follow {
+        /// What stands after the document, word for word.
+        instruction: String,
+        /// What the chunks are chosen by.
+        question: String,
+    },
     /// A summary; the instruction, empty for the default.
     Summarize(String),
 }
@@ -110,22 +120,18 @@ impl Answering {
         let instruction = self.instruction(&request.task);
         let options = self.options(request)?;
         let budget = self.budget(&request.context, &instruction, options.max_tokens)?;
-        let documents = self.documents(request, budget.expand_chunks > 0).await?;
+        let material = self.material(request, budget).await?;
         reach("decoder.blobs_fetched");
-        let chunks: Vec<(usize, ChunkRef)> =
-            documents.iter().enumerate().flat_map(|(d, doc)| doc.chunks().into_iter().map(move |c| (d, c))).collect();
+        let writing = Writing { instruction, options, priority: request.priority, begun };
         let mut usage = match &request.task {
-            Task::Ask(question) => {
-                let vector = self.embed(question).await?;
-                let layout = lay_out(&documents, &chunks, Purpose::Question(&vector), budget, self.tokenizer())?;
-                self.write(layout, instruction, options, request.priority, begun, emit).await?
+            Task::Ask(question) | Task::Follow { question, .. } => {
+                let layout = self.lay_out_for(&material, question).await?;
+                self.write(layout, writing, emit).await?
             }
-            Task::Summarize(_) => {
-                self.summarize(&documents, &chunks, instruction, options, budget, request.priority, begun, emit).await?
-            }
+            Task::Summarize(_) => self.summarize(&material, writing, emit).await?,
         };
         usage.total_us = micros(begun);
-        let sources = documents.into_iter().map(|document| Source::of(document.record)).collect();
+        let sources = material.documents.into_iter().map(|document| Source::of(document.record)).collect();
         Ok(Answered { usage, sources })
     }
 
@@ -141,7 +147,7 @@ impl Answering {
         choices: Vec<String>,
     ) -> Result<(Vec<(f64, usize)>, Usage), DecodeError> {
         let begun = Instant::now();
-        let Task::Ask(question) = &request.task else {
+        let (Task::Ask(question) | Task::Follow { question, .. }) = &request.task else {
             return Err(DecodeError::Invalid("only questions have choices".to_owned()));
         };
         let instruction = self.instruction(&request.task);
@@ -153,12 +159,8 @@ impl Answering {
             .max()
             .unwrap_or(0);
         let budget = self.budget(&request.context, &instruction, longest)?;
-        let documents = self.documents(request, budget.expand_chunks > 0).await?;
-        let chunks: Vec<(usize, ChunkRef)> =
-            documents.iter().enumerate().flat_map(|(d, doc)| doc.chunks().into_iter().map(move |c| (d, c))).collect();
-        let vector = self.embed(question).await?;
-        let Layout { pieces, mut usage } =
-            lay_out(&documents, &chunks, Purpose::Question(&vector), budget, self.tokenizer())?;
+        let material = self.material(request, budget).await?;
+        let Layout { pieces, mut usage } = self.lay_out_for(&material, question).await?;
         let scores = self.engine.run(request.priority, move |generator| {
             let prompt = generator.prompt(pieces, &instruction)?;
             choices.iter().map(|choice| Ok(generator.score(&prompt, choice)?)).collect()
@@ -178,13 +180,14 @@ impl Answering {
         if loss.is_finite() { Ok(()) } else { Err(format!("a forward pass gave a loss of {loss}")) }
     }
 
-    fn tokenizer(&self) -> &e2llm_model::TextTokenizer {
+    pub(crate) fn tokenizer(&self) -> &e2llm_model::TextTokenizer {
         self.engine.generator().tokenizer()
     }
 
     fn instruction(&self, task: &Task) -> String {
         match task {
             Task::Ask(question) => prompt::question(question),
+            Task::Follow { instruction, .. } => instruction.clone(),
             Task::Summarize(instruction) if instruction.is_empty() => prompt::SUMMARIZE.to_owned(),
             Task::Summarize(instruction) => instruction.clone(),
         }
@@ -193,7 +196,7 @@ impl Answering {
     fn options(&self, request: &Request) -> Result<Options, DecodeError> {
         let generate = &request.generate;
         let default = match request.task {
-            Task::Ask(_) => self.defaults.answer_tokens,
+            Task::Ask(_) | Task::Follow { .. } => self.defaults.answer_tokens,
             Task::Summarize(_) => self.defaults.summary_tokens,
         };
         let sampler = SamplerOptions {
@@ -222,11 +225,47 @@ impl Answering {
             return Err(ModelError::QuestionTooLong { tokens: own, limit }.into());
         };
         let or = |value: Option<u32>, default: usize| value.map_or(default, |v| v as usize);
+        let positions = if context.reading() == Reading::Full { room } else { self.defaults.max_positions };
         Ok(Budget {
-            positions: or(context.max_positions, self.defaults.max_positions).min(room),
+            positions: or(context.max_positions, positions).min(room),
             expand_chunks: or(context.expand_chunks, self.defaults.expand_chunks),
             expand_positions: or(context.expand_positions, self.defaults.expand_positions),
         })
+    }
+
+    /// The documents of a request, with their texts where those are to be read.
+    async fn material(&self, request: &Request, budget: Budget) -> Result<Material, DecodeError> {
+        let context = &request.context;
+        let reading = Reading::try_from(context.reading).map_err(|_| {
+            DecodeError::Invalid(format!(
+                "reading {} is none that this decoder knows; see ContextOptions",
+                context.reading
+            ))
+        })?;
+        let is_soft = matches!(reading, Reading::Unspecified | Reading::Soft);
+        if !context.soft_from.is_empty() && !is_soft {
+            return Err(DecodeError::Invalid(format!(
+                "soft tokens of {:?} cannot stand in where none are read ({}); leave soft_from out",
+                context.soft_from,
+                reading.as_str_name()
+            )));
+        }
+        let with_text = !is_soft && reading != Reading::None || is_soft && budget.expand_chunks > 0;
+        let donor = match context.soft_from.as_str() {
+            "" => None,
+            id => {
+                let donor = Request { doc_ids: vec![id.to_owned()], ..request.clone() };
+                self.documents(&donor, false).await?.pop()
+            }
+        };
+        Ok(Material { documents: self.documents(request, with_text).await?, donor, reading, budget })
+    }
+
+    /// The layout for a question. Where nothing depends on it, the encoder is not asked for its vector.
+    async fn lay_out_for(&self, material: &Material, question: &str) -> Result<Layout, DecodeError> {
+        let by_question = matches!(material.reading, Reading::Unspecified | Reading::Soft | Reading::Retrieved);
+        let vector = if by_question { self.embed(question).await? } else { Vec::new() };
+        material.lay_out(&material.chunks(), Purpose::Question(&vector), self.tokenizer())
     }
 
     async fn documents(&self, request: &Request, with_text: bool) -> Result<Vec<LoadedDocument>, DecodeError> {
@@ -294,16 +333,9 @@ impl Answering {
     }
 
     /// Reads a layout and writes the answer to it.
-    async fn write(
-        &self,
-        layout: Layout,
-        instruction: String,
-        options: Options,
-        priority: Priority,
-        begun: Instant,
-        emit: Emit,
-    ) -> Result<Usage, DecodeError> {
+    pub(crate) async fn write(&self, layout: Layout, writing: Writing, emit: Emit) -> Result<Usage, DecodeError> {
         let Layout { pieces, mut usage } = layout;
+        let Writing { instruction, options, priority, begun } = writing;
         let way = self.engine.way(priority);
         let work = move |generator: &Generator| {
             let prompt = generator.prompt(pieces, &instruction)?;
@@ -333,110 +365,6 @@ impl Answering {
         .to_owned();
         Ok(usage)
     }
-
-    /// A document that fits one window is summarised at once; a longer one window by window, the partial summaries merged.
-    #[allow(clippy::too_many_arguments)]
-    async fn summarize(
-        &self,
-        documents: &[LoadedDocument],
-        chunks: &[(usize, ChunkRef)],
-        instruction: String,
-        options: Options,
-        budget: Budget,
-        priority: Priority,
-        begun: Instant,
-        emit: Emit,
-    ) -> Result<Usage, DecodeError> {
-        let windows = windows(documents, chunks, budget);
-        if let [window] = windows.as_slice() {
-            let layout = lay_out(documents, window, Purpose::Summary, budget, self.tokenizer())?;
-            return self.write(layout, instruction, options, priority, begun, emit).await;
-        }
-        let mut total = Usage::default();
-        let mut partials = Vec::with_capacity(windows.len());
-        for window in &windows {
-            let layout = lay_out(documents, window, Purpose::Summary, budget, self.tokenizer())?;
-            let (usage, text) = self.collect(layout, instruction.clone(), options.clone(), priority, begun).await?;
-            add(&mut total, usage);
-            partials.push(text);
-        }
-        while self.tokens(&partials)? > budget.positions && partials.len() > 1 {
-            let mut merged = Vec::new();
-            for pair in partials.chunks(MERGED_AT_ONCE) {
-                let (usage, text) = self
-                    .collect(self.text_layout(pair)?, instruction.clone(), options.clone(), priority, begun)
-                    .await?;
-                add(&mut total, usage);
-                merged.push(text);
-            }
-            partials = merged;
-        }
-        let last = self.write(self.text_layout(&partials)?, instruction, options, priority, begun, emit).await?;
-        total.first_token_us = last.first_token_us;
-        total.finish_reason.clone_from(&last.finish_reason);
-        add(&mut total, last);
-        Ok(total)
-    }
-
-    /// [`Answering::write`] with the text returned instead of emitted.
-    async fn collect(
-        &self,
-        layout: Layout,
-        instruction: String,
-        options: Options,
-        priority: Priority,
-        begun: Instant,
-    ) -> Result<(Usage, String), DecodeError> {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let emit: Emit = Box::new(move |text| sender.send(text.to_owned()).is_ok());
-        let usage = self.write(layout, instruction, options, priority, begun, emit).await?;
-        Ok((usage, receiver.try_iter().collect()))
-    }
-
-    fn text_layout(&self, texts: &[String]) -> Result<Layout, DecodeError> {
-        let ids = self.tokenizer().encode_plain(&texts.join("\n\n"))?;
-        Ok(Layout { pieces: vec![Piece::Tokens(ids)], usage: Usage::default() })
-    }
-
-    fn tokens(&self, texts: &[String]) -> Result<usize, DecodeError> {
-        Ok(self.tokenizer().count(&texts.join("\n\n"))?)
-    }
-}
-
-/// Partial summaries merged in one step when all of them do not fit a window.
-const MERGED_AT_ONCE: usize = 4;
-
-/// Consecutive chunks whose soft tokens fit the budget beside the raw text.
-fn windows(documents: &[LoadedDocument], chunks: &[(usize, ChunkRef)], budget: Budget) -> Vec<Vec<(usize, ChunkRef)>> {
-    let soft = |(document, chunk): &(usize, ChunkRef)| documents[*document].candidate(*chunk).soft_tokens;
-    let text = if budget.expand_chunks == 0 { 0 } else { budget.expand_positions };
-    let room = budget.positions.saturating_sub(text).max(budget.positions / 4);
-    let mut windows = vec![Vec::new()];
-    let mut used = 0;
-    for chunk in chunks {
-        let cost = soft(chunk);
-        if used + cost > room && used > 0 {
-            windows.push(Vec::new());
-            used = 0;
-        }
-        used += cost;
-        if let Some(window) = windows.last_mut() {
-            window.push(*chunk);
-        }
-    }
-    windows
-}
-
-fn add(total: &mut Usage, part: Usage) {
-    total.chunks_total += part.chunks_total;
-    total.chunks_expanded += part.chunks_expanded;
-    total.chunks_soft += part.chunks_soft;
-    total.chunks_left_out += part.chunks_left_out;
-    total.soft_positions += part.soft_positions;
-    total.text_positions += part.text_positions;
-    total.generated_tokens += part.generated_tokens;
-    total.windows += part.windows;
-    total.expanded.extend(part.expanded);
 }
 
 fn micros(since: Instant) -> u64 {

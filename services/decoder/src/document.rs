@@ -83,7 +83,19 @@ impl LoadedDocument {
 
     /// The chunk's raw text without the blank stretch around it, when the document's text was kept.
     pub(crate) fn text(&self, chunk: ChunkRef) -> Option<&str> {
-        self.text.as_ref()?.get(self.range(chunk)).map(trim_blank)
+        self.text_in(self.range(chunk))
+    }
+
+    /// Part of the document's text without the blank stretch around it, when that was kept.
+    pub(crate) fn text_in(&self, range: std::ops::Range<usize>) -> Option<&str> {
+        self.text.as_ref()?.get(range).map(trim_blank)
+    }
+
+    /// `count` soft tokens from number `start` on, over and over, `[count, d_model]`, f32.
+    pub(crate) fn soft_from(&self, start: usize, count: usize) -> Vec<f32> {
+        let rows = self.prompts.iter().flat_map(|prompt| prompt.soft.chunks(prompt.d_model));
+        let total = self.prompts.iter().map(|prompt| prompt.soft.len() / prompt.d_model.max(1)).sum::<usize>().max(1);
+        rows.cycle().skip(start % total).take(count).flatten().map(|value| value.to_f32()).collect()
     }
 
     /// The chunk's soft tokens `[count, d_model]`, f32.

@@ -20,6 +20,14 @@ pub enum DecodeError {
         /// Where it was looked for.
         collection: String,
     },
+    /// A document whose text shall be read, and was not kept.
+    #[error(
+        "document {doc_id:?} was stored without its text, so that only its soft tokens can be read; encode it with its text"
+    )]
+    NoText {
+        /// The document.
+        doc_id: String,
+    },
     /// A stored prompt made for another decoder.
     #[error(
         "the soft tokens of document {doc_id:?} have width {found}, the decoder takes {expected}; encode it again with this bundle"
@@ -59,7 +67,7 @@ impl DecodeError {
     /// The code on the wire.
     pub fn code(&self) -> ErrorCode {
         match self {
-            DecodeError::Invalid(_) => ErrorCode::InvalidArgument,
+            DecodeError::Invalid(_) | DecodeError::NoText { .. } => ErrorCode::InvalidArgument,
             DecodeError::Unknown { .. } => ErrorCode::NotFound,
             DecodeError::Width { .. } => ErrorCode::WrongStore,
             DecodeError::Overloaded { .. } => ErrorCode::ResourceExhausted,

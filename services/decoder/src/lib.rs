@@ -14,6 +14,7 @@ mod healing;
 mod keeping;
 mod layout;
 mod service;
+mod summarizing;
 mod tasks;
 mod training;
 

@@ -41,7 +41,7 @@ impl DecodeTasks {
 /// What is wanted of a row: a summary, the job's one question about its document, or a question of its own.
 fn request(spec: &JobSpec, row: &Row) -> Request {
     let (doc_ids, task) = match spec.kind() {
-        JobKind::Ask if spec.question.is_empty() => (row.doc_ids.clone(), Task::Ask(row.question.clone())),
+        JobKind::Ask if spec.question.is_empty() => (row.doc_ids.clone(), own_task(row)),
         JobKind::Ask => (vec![row.id.clone()], Task::Ask(spec.question.clone())),
         _ => (vec![row.id.clone()], Task::Summarize(spec.instruction.clone())),
     };
@@ -49,9 +49,19 @@ fn request(spec: &JobSpec, row: &Row) -> Request {
         collection: collection(spec).to_owned(),
         doc_ids,
         task,
-        generate: spec.generate.clone().unwrap_or_default(),
-        context: spec.context.clone().unwrap_or_default(),
+        generate: row.generate.clone().or_else(|| spec.generate.clone()).unwrap_or_default(),
+        context: row.context.clone().or_else(|| spec.context.clone()).unwrap_or_default(),
         priority: Priority::Bulk,
+    }
+}
+
+/// A question as it is asked everywhere, one with an instruction of its own, or an instruction about the whole documents.
+fn own_task(row: &Row) -> Task {
+    let (question, instruction) = (row.question.clone(), row.instruction.clone());
+    match (question.is_empty(), instruction.is_empty()) {
+        (_, true) => Task::Ask(question),
+        (true, false) => Task::Summarize(instruction),
+        (false, false) => Task::Follow { instruction, question },
     }
 }
 
@@ -99,6 +109,8 @@ impl TaskHandler for DecodeTasks {
 
 #[cfg(test)]
 mod tests {
+    use e2llm_api::v1::GenerateOptions;
+
     use super::*;
 
     #[test]
@@ -121,6 +133,16 @@ mod tests {
         };
         assert_eq!(wanted(&spec("")), ("a b".to_owned(), Task::Ask("who?".to_owned())));
         assert_eq!(wanted(&spec("why?")), ("row".to_owned(), Task::Ask("why?".to_owned())));
+        let own = Row {
+            instruction: "Say who.".to_owned(),
+            generate: Some(GenerateOptions { max_tokens: 3, ..Default::default() }),
+            ..row.clone()
+        };
+        let Request { task, generate, .. } = request(&spec(""), &own);
+        let follow = Task::Follow { instruction: "Say who.".to_owned(), question: "who?".to_owned() };
+        assert_eq!((task, generate.max_tokens), (follow, 3));
+        let whole = request(&spec(""), &Row { question: String::new(), ..own });
+        assert_eq!(whole.task, Task::Summarize("Say who.".to_owned()));
         let summaries = JobSpec { kind: JobKind::Summarize.into(), ..spec("") };
         assert_eq!(wanted(&summaries), ("row".to_owned(), Task::Summarize("in short".to_owned())));
     }

@@ -11,7 +11,7 @@ use crate::cli::{Cli, Command};
 use crate::failure::Interrupted;
 use crate::local::{self, Needs, Services};
 use crate::settings::Settings;
-use crate::{commands, data_cmd, serve, train_cmd};
+use crate::{commands, data_cmd, eval_cmd, serve, train_cmd};
 
 /// Logs of a command: rows that failed are told as results, and services that stop with the command lose nothing.
 const CLI_FILTER: &str = "warn,e2llm_store::objects=error,e2llm_coordinator::board=error,e2llm_runtime::worker=error,\
@@ -43,6 +43,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Doctor(args) => commands::doctor::run(&app, args).await,
         Command::Data(command) => done(data_cmd::run(command, &app.settings, app.shutdown.clone()).await),
         Command::Train(args) => done(train_cmd::run(args, &app.settings, app.shutdown.clone()).await),
+        Command::Eval(args) => done(eval_cmd::run(&app, &args).await),
         Command::Serve(args) => done(serve::run(args, &app.settings, app.shutdown.clone()).await),
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use e2llm_decoder::{BaseWeights, DecoderSide, Words};
 use e2llm_model::generate::{DecoderFiles, Generator};
 use e2llm_model::{Bundle, Defaults, DocumentEncoder, TextEncoder, TextTokenizer};
@@ -24,6 +24,9 @@ pub(crate) struct LocalBundle {
     pub(crate) encoder: ModelFiles,
     pub(crate) decoder: ModelFiles,
     pub(crate) fingerprint: String,
+    /// Where its models compute.
+    pub(crate) device: Device,
+    training_dtype: DType,
 }
 
 impl LocalBundle {
@@ -43,7 +46,8 @@ impl LocalBundle {
         let encoder = resolve(&fetcher, &bundle.config.encoder)?;
         let decoder = resolve(&fetcher, &bundle.config.decoder)?;
         let fingerprint = bundle.fingerprint(encoder.sha256.as_str(), decoder.sha256.as_str());
-        Ok(Self { bundle, encoder, decoder, fingerprint })
+        let (device, training_dtype) = (settings.device.open()?, settings.training_dtype);
+        Ok(Self { bundle, encoder, decoder, fingerprint, device, training_dtype })
     }
 
     /// What requests get that do not say otherwise.
@@ -54,32 +58,32 @@ impl LocalBundle {
     /// Loads the encoder half. Blocks.
     pub(crate) fn document_encoder(&self) -> Result<DocumentEncoder> {
         let (weights, config, tokenizer) = encoder_files(&self.encoder)?;
-        Ok(DocumentEncoder::load(&self.bundle, weights, &config, tokenizer, &Device::Cpu)?)
+        Ok(DocumentEncoder::load(&self.bundle, weights, &config, tokenizer, &self.device)?)
     }
 
     /// Loads the encoder without what the bundle teaches it. Blocks.
     pub(crate) fn text_encoder(&self) -> Result<TextEncoder> {
         let (weights, config, _) = encoder_files(&self.encoder)?;
-        Ok(TextEncoder::load(weights, &config, &Device::Cpu)?)
+        Ok(TextEncoder::load(weights, &config, &self.device)?)
     }
 
     /// Loads the decoder half. Blocks.
     pub(crate) fn generator(&self) -> Result<Generator> {
-        Ok(Generator::load(&self.bundle, &decoder_files(&self.decoder), &Device::Cpu)?)
+        Ok(Generator::load(&self.bundle, &decoder_files(&self.decoder), &self.device)?)
     }
 }
 
 impl LocalBundle {
-    /// Loads what training needs of the decoder, weights expanded to f32. Blocks.
+    /// Loads what training needs of the decoder, weights expanded. Blocks.
     pub(crate) fn decoder_side(&self) -> Result<DecoderSide> {
         let (_, _, pieces) = encoder_files(&self.encoder)?;
-        let (decoder, tokens, template) = decoder_files(&self.decoder).load(&Device::Cpu)?;
+        let (decoder, tokens, template) = decoder_files(&self.decoder).load(&self.device)?;
         let end = decoder.config().eos.first().copied().context("the decoder names no end-of-turn token")?;
         let weights = |name: &str, files: &ModelFiles| BaseWeights {
             name: name.to_owned(),
             sha256: files.sha256.as_str().to_owned(),
         };
-        let decoder = decoder.into_dense()?;
+        let decoder = decoder.into_dense(self.training_dtype)?;
         let words = Words {
             target: Target::of(&decoder)?,
             frame: template.frame(&tokens, None)?,

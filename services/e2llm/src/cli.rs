@@ -1,6 +1,7 @@
 //! The command line as types: what can be typed, what it means, which environment variable stands in for it.
 
 mod bulk;
+mod device;
 mod gc;
 mod jobs;
 mod options;
@@ -12,8 +13,10 @@ use clap::{Args, Parser, Subcommand};
 use e2llm_api::{Collection, DocId};
 
 use crate::data_cmd::DataCommand;
+use crate::eval_cmd::EvalArgs;
 use crate::train_cmd::TrainArgs;
 pub(crate) use bulk::{AskArgs, AskWork, EncodeArgs, EncodeWork, SummarizeArgs, SummarizeWork, SyncArgs};
+pub(crate) use device::{Place, Precision};
 pub(crate) use gc::{DeleteArgs, GcArgs};
 pub(crate) use jobs::{JobsCommand, Submission, TrainWork};
 pub(crate) use options::{ContextArgs, GenerateArgs, JobArgs, JobOptions, OutputArgs, StoredArgs};
@@ -54,6 +57,12 @@ pub(crate) struct GlobalArgs {
     /// Bundle of encoder, adapter and decoder: a name from `e2llm models list`, or a bundle directory
     #[arg(long, global = true, env = "E2LLM_BUNDLE", value_name = "NAME")]
     pub(crate) bundle: Option<String>,
+    /// Where models of this process compute: cpu, or cuda:N in a build with the feature cuda
+    #[arg(long, global = true, env = "E2LLM_DEVICE", value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: Place,
+    /// In which dtype the decoder is trained [default: bf16 on a GPU, else f32]
+    #[arg(long, global = true, env = "E2LLM_PRECISION", value_name = "DTYPE", hide = true)]
+    pub(crate) precision: Option<Precision>,
     /// No progress on standard error, only errors
     #[arg(long, short, global = true, env = "E2LLM_QUIET", value_parser = FalseyValueParser::new(), hide_env_values = true)]
     pub(crate) quiet: bool,
@@ -81,6 +90,8 @@ pub(crate) enum Command {
     Data(DataCommand),
     /// Train an adapter, or evaluate one
     Train(TrainArgs),
+    /// Have several systems answer tasks with known answers: soft tokens, retrieval, full text, nothing
+    Eval(EvalArgs),
     /// Run services
     Serve(ServeArgs),
     /// Check the store against the index

@@ -1,7 +1,7 @@
 //! One module per command.
 
 pub(crate) mod ask;
-mod bulk;
+pub(crate) mod bulk;
 pub(crate) mod docs;
 pub(crate) mod doctor;
 mod dry_run;

@@ -36,7 +36,7 @@ mod text;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use e2llm_api::v1::RowError;
+use e2llm_api::v1::{Row, RowError};
 use e2llm_api::{DocId, ErrorCode};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -71,15 +71,9 @@ pub(crate) enum Part {
         /// blake3 of its text, in hex.
         text_hash: String,
     },
-    /// A question to documents that are already encoded.
-    Question {
-        /// The question's own id, unique in this input.
-        id: String,
-        /// At least one.
-        doc_ids: Vec<String>,
-        /// Not blank.
-        question: String,
-    },
+    /// A question to documents that are already encoded: its own id, unique in this input, at least one document, and what
+    /// is asked.
+    Question(Box<Row>),
     /// A row that cannot be processed. Pieces that came before it are to be dropped.
     Failed {
         /// The id as it was given, or file name and line where there is none.

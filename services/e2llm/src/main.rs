@@ -11,6 +11,7 @@ mod bundle;
 mod cli;
 mod commands;
 mod data_cmd;
+mod eval_cmd;
 mod failure;
 mod input;
 mod job;

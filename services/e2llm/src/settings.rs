@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use candle_core::DType;
 use e2llm_api::Collection;
 use e2llm_store::Store;
 use e2llm_weights::{Catalogue, Fetcher, Progress};
 
-use crate::cli::GlobalArgs;
+use crate::cli::{GlobalArgs, Place, Precision};
 
 /// What every command needs to know.
 #[derive(Debug, Clone)]
@@ -26,6 +27,10 @@ pub(crate) struct Settings {
     pub(crate) cache: Option<PathBuf>,
     /// Bundle name or directory; `None` is the default bundle.
     pub(crate) bundle: Option<String>,
+    /// Where models compute.
+    pub(crate) device: Place,
+    /// In which dtype a decoder is trained.
+    pub(crate) training_dtype: DType,
     /// No progress.
     pub(crate) quiet: bool,
     /// How long an encoder of this process waits for a full disk.
@@ -65,6 +70,8 @@ impl Settings {
             collection: args.collection,
             cache: args.cache,
             bundle: args.bundle,
+            device: args.device,
+            training_dtype: Precision::or_default(args.precision, args.device),
             quiet: args.quiet,
             patience: if serves { SERVER_PATIENCE } else { COMMAND_PATIENCE },
         })

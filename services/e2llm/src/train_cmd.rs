@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
 use clap::{Args, Subcommand};
 use e2llm_decoder::{DecoderSide, Words};
 use e2llm_model::{Bundle, Decoder};
@@ -104,7 +103,7 @@ pub(crate) async fn run(args: TrainArgs, settings: &Settings, shutdown: Shutdown
     }
 }
 
-/// The models of the bundle in use, the decoder expanded to f32 and without LoRA.
+/// The models of the bundle in use, the decoder expanded and without LoRA.
 fn models(bundle: &LocalBundle) -> Result<Models> {
     let DecoderSide { decoder, words } = bundle.decoder_side()?;
     let Words { tokens, frame, pieces, .. } = words;
@@ -218,15 +217,16 @@ struct Subject {
 
 impl Subject {
     fn of_bundle(bundle: &Bundle, models: &Models) -> Result<Self> {
+        let device = models.encoder.device();
         let mut encoder = (*models.encoder).clone();
-        bundle.adapt_encoder(&mut encoder, &Device::Cpu)?;
+        bundle.adapt_encoder(&mut encoder, device)?;
         let mut taught = models.decoder.clone();
         if let Some(config) = bundle.config.lora {
-            taught.set_lora(&bundle.lora(&Device::Cpu)?, config.rank, config.scale)?;
+            taught.set_lora(&bundle.lora(device)?, config.rank, config.scale)?;
         }
         Ok(Self {
             chunk_tokens: bundle.config.chunk_tokens,
-            session: LocalSession::frozen(Arc::new(encoder), models.pieces.clone(), bundle.adapter(&Device::Cpu)?)?,
+            session: LocalSession::frozen(Arc::new(encoder), models.pieces.clone(), bundle.adapter(device)?)?,
             taught: bundle.config.lora.map(|_| taught),
         })
     }

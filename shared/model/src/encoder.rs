@@ -120,6 +120,11 @@ impl TextEncoder {
         self.config.hidden_size
     }
 
+    /// Where the weights are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Longest sequence, special tokens included.
     pub fn max_tokens(&self) -> usize {
         self.config.max_position_embeddings

@@ -41,6 +41,8 @@ pub enum Form {
 
 /// Share of a summary candidate's score that likeness to chunks already taken costs.
 const DIVERSITY: f32 = 0.5;
+/// Most chunks that are chosen to be central and mutually different.
+const DIVERSE_TEXTS: usize = 128;
 
 /// For a question: raw text of the nearest chunks, soft tokens of the others, nearest first when not all fit.
 pub fn for_question(chunks: &[Candidate<'_>], question: &[f32], budget: Budget, cost: TextCost<'_>) -> Vec<Form> {
@@ -56,15 +58,7 @@ pub fn for_question(chunks: &[Candidate<'_>], question: &[f32], budget: Budget, 
 /// document order as far as they fit.
 pub fn for_summary(chunks: &[Candidate<'_>], budget: Budget, cost: TextCost<'_>) -> Vec<Form> {
     let mut forms = vec![Form::LeftOut; chunks.len()];
-    let Some(width) = chunks.first().map(|c| c.vector.len()) else { return forms };
-    let mut mean = vec![0.0; width];
-    for chunk in chunks {
-        mean.iter_mut().zip(chunk.vector).for_each(|(m, v)| *m += v);
-    }
-    let centrality: Vec<f32> = {
-        let mean = crate::adapter::unit(mean);
-        chunks.iter().map(|c| dot(c.vector, &mean)).collect()
-    };
+    let centrality = centrality(chunks);
     let order = diverse_order(chunks, &centrality, budget.expand_chunks);
     let left = expand(&order, &centrality, budget, cost, &mut forms);
     let reading: Vec<usize> = (0..chunks.len()).collect();
@@ -72,8 +66,70 @@ pub fn for_summary(chunks: &[Candidate<'_>], budget: Budget, cost: TextCost<'_>)
     forms
 }
 
+/// How near each chunk is to the mean of all.
+fn centrality(chunks: &[Candidate<'_>]) -> Vec<f32> {
+    let Some(width) = chunks.first().map(|c| c.vector.len()) else { return Vec::new() };
+    let mut mean = vec![0.0; width];
+    for chunk in chunks {
+        mean.iter_mut().zip(chunk.vector).for_each(|(m, v)| *m += v);
+    }
+    let mean = crate::adapter::unit(mean);
+    chunks.iter().map(|c| dot(c.vector, &mean)).collect()
+}
+
+/// Raw text alone, of the chunks nearest to `question`, or of central and mutually different ones without one, while it
+/// fits: what retrieval without soft tokens would read.
+pub fn retrieved(
+    chunks: &[Candidate<'_>],
+    question: Option<&[f32]>,
+    positions: usize,
+    cost: TextCost<'_>,
+) -> Vec<Form> {
+    let budget = Budget { positions, expand_chunks: chunks.len(), expand_positions: positions };
+    let mut forms = vec![Form::LeftOut; chunks.len()];
+    let (order, scores) = match question {
+        Some(question) => {
+            let scores: Vec<f32> = chunks.iter().map(|c| dot(c.vector, question)).collect();
+            (descending(&scores), scores)
+        }
+        None => {
+            let centrality = centrality(chunks);
+            // More than fit are not worth ordering: it takes time quadratic in their number.
+            (diverse_order(chunks, &centrality, DIVERSE_TEXTS), centrality)
+        }
+    };
+    expand(&order, &scores, budget, cost, &mut forms);
+    forms
+}
+
+/// Raw text alone of `count` chunks from the beginning, up to the first that does not fit.
+pub fn opening(count: usize, positions: usize, cost: TextCost<'_>) -> Vec<Form> {
+    unbroken(0..count, count, positions, cost)
+}
+
+/// Raw text alone of `count` chunks from both ends, alternately: what does not fit is left out of the middle.
+pub fn ends(count: usize, positions: usize, cost: TextCost<'_>) -> Vec<Form> {
+    let from_ends = (0..count).map(|i| if i % 2 == 0 { i / 2 } else { count - 1 - i / 2 });
+    unbroken(from_ends, count, positions, cost)
+}
+
+/// Raw text of the chunks of `order` up to the first that does not fit.
+fn unbroken(order: impl Iterator<Item = usize>, count: usize, positions: usize, cost: TextCost<'_>) -> Vec<Form> {
+    let mut forms = vec![Form::LeftOut; count];
+    let mut left = positions;
+    for index in order {
+        let Some(rest) = cost(index).and_then(|positions| left.checked_sub(positions)) else { break };
+        left = rest;
+        forms[index] = Form::Text(0.0);
+    }
+    forms
+}
+
 /// The opening, then greedily the most central chunk that is least like those taken (maximal marginal relevance).
 fn diverse_order(chunks: &[Candidate<'_>], centrality: &[f32], count: usize) -> Vec<usize> {
+    if chunks.is_empty() {
+        return Vec::new();
+    }
     let mut taken = vec![0];
     let mut likeness: Vec<f32> = chunks.iter().map(|c| dot(c.vector, chunks[0].vector)).collect();
     while taken.len() < count.min(chunks.len()) {
@@ -167,6 +223,25 @@ mod tests {
     fn a_chunk_without_text_stays_compressed() {
         let forms = for_question(&candidates(), &[0.0, 1.0], budget(100, 2, 100), &mut |i| (i != 1).then_some(16));
         assert_eq!(forms, [Form::Soft, Form::Soft, Form::Text(0.8), Form::Soft]);
+    }
+
+    #[test]
+    fn retrieval_takes_the_nearest_chunks_and_nothing_else() {
+        let forms = retrieved(&candidates(), Some(&[0.0, 1.0]), 40, &mut |_| Some(16));
+        assert_eq!(forms, [Form::LeftOut, Form::Text(1.0), Form::Text(0.8), Form::LeftOut]);
+        let central = retrieved(&candidates(), None, 20, &mut |_| Some(16));
+        assert!(matches!(central[0], Form::Text(_)) && central[1..].iter().all(|form| *form == Form::LeftOut));
+        assert_eq!(retrieved(&[], None, 20, &mut |_| Some(16)), []);
+    }
+
+    #[test]
+    fn text_from_the_beginning_or_from_both_ends_has_one_gap_at_most() {
+        let (text, out) = (Form::Text(0.0), Form::LeftOut);
+        assert_eq!(opening(4, 40, &mut |i| Some(if i == 2 { 20 } else { 16 })), [text, text, out, out]);
+        assert_eq!(ends(5, 64, &mut |_| Some(16)), [text, text, out, text, text]);
+        assert_eq!(ends(5, 50, &mut |_| Some(16)), [text, text, out, out, text]);
+        assert_eq!(ends(3, 100, &mut |_| Some(16)), [text; 3]);
+        assert_eq!(ends(0, 100, &mut |_| Some(16)), []);
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Generator {
             return Err(ModelError::WindowExceeded { positions: read, window: self.window() });
         }
         let limit = options.max_tokens.min(self.window() - read);
-        let mut cache = KvCache::new(self.decoder.config(), read + limit, self.decoder.device())?;
+        let mut cache = self.cache(read + limit)?;
         let mut logits = self.next_logits(&self.embed(prompt)?, &mut cache)?;
         let mut sampler = Sampler::new(options.sampler)?;
         let mut stream = StreamDecoder::new(self.tokenizer.clone());
@@ -212,7 +212,7 @@ impl Generator {
             });
         };
         let read = self.positions(prompt);
-        let mut cache = KvCache::new(self.decoder.config(), read + shown.len(), self.decoder.device())?;
+        let mut cache = self.cache(read + shown.len())?;
         let mut input = self.embed(prompt)?;
         if !shown.is_empty() {
             input = Tensor::cat(&[input, self.decoder.embed(shown)?], 0)?;
@@ -232,6 +232,10 @@ impl Generator {
                 }
             });
         Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    fn cache(&self, capacity: usize) -> Result<KvCache> {
+        KvCache::new(self.decoder.config(), capacity, self.decoder.dtype(), self.decoder.device())
     }
 
     /// Reads `input` and gives the logits `[vocabulary]` after its last row.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use e2llm_model::{Decoder, Packing};
 
 use crate::error::Result;
@@ -81,13 +81,14 @@ impl Batch {
 
     /// Logits at the target rows `[targets, vocabulary]`.
     pub(crate) fn logits(&self, decoder: &Decoder, soft: Option<&Tensor>) -> Result<Tensor> {
+        let device = decoder.device();
         let mut input = decoder.embed(&self.tokens)?;
         if let Some(soft) = soft {
-            input = Tensor::cat(&[&input, soft], 0)?;
+            input = Tensor::cat(&[&input, &soft.to_device(device)?], 0)?;
         }
-        let input = input.index_select(&Tensor::new(self.order.as_slice(), &Device::Cpu)?, 0)?;
+        let input = input.index_select(&Tensor::new(self.order.as_slice(), device)?, 0)?;
         let hidden = decoder.hidden(&input, &Packing::sequences(&self.lengths))?;
-        let rows = Tensor::new(self.rows.as_slice(), &Device::Cpu)?;
+        let rows = Tensor::new(self.rows.as_slice(), device)?;
         Ok(decoder.logits(&hidden.index_select(&rows, 0)?)?)
     }
 
@@ -183,6 +184,8 @@ pub(crate) fn encode_samples(session: &mut impl EncoderSession, samples: &[Sampl
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
     use crate::sample::Objective;
 

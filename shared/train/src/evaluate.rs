@@ -68,7 +68,7 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let passages = draw(sampler, corpus, count, seed)?;
     let wrong = others(&passages)?;
-    let workers = Workers::new()?;
+    let workers = Workers::on(decoder.device())?;
     let measure = |objective: Objective, session: &mut _| {
         losses(sampler, &passages, &wrong, objective, session, decoder, &workers)
     };

@@ -1,4 +1,7 @@
 //! AdamW whose moments can be saved: candle's hides them, and resuming must be bit-equal.
+//!
+//! Moments and the update are on the CPU wherever the parameters are: what is trained is small beside what is frozen, and
+//! checkpoints are the same on every device.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +19,21 @@ impl Parameters {
     /// Clones of the variables as tensors that keep their identity in the graph.
     pub fn tensors(&self) -> std::collections::HashMap<String, Tensor> {
         self.0.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect()
+    }
+
+    /// The same values on `device`, as new variables unless they are there already.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let moved = |(name, var): (&String, &Var)| {
+            let is_there = var.device().same_device(device);
+            let var = if is_there { var.clone() } else { Var::from_tensor(&var.to_device(device)?)? };
+            Ok((name.clone(), var))
+        };
+        Ok(Self(self.0.iter().map(moved).collect::<Result<_>>()?))
+    }
+
+    /// Where they are; the CPU where there is none.
+    pub fn device(&self) -> Device {
+        self.0.values().next().map_or(Device::Cpu, |var| var.device().clone())
     }
 
     /// Number of scalar parameters.
@@ -155,7 +173,7 @@ impl AdamW {
     /// Parameters, moments and step count as named tensors, for a checkpoint.
     pub fn save(&self, prefix: &str, into: &mut BTreeMap<String, Tensor>) -> Result<()> {
         for (name, var) in &self.parameters.0 {
-            into.insert(format!("{prefix}.value.{name}"), var.as_tensor().copy()?);
+            into.insert(format!("{prefix}.value.{name}"), var.as_tensor().to_device(&Device::Cpu)?.copy()?);
             if let Some(state) = self.states.get(name) {
                 for (kind, moment) in [("first", &state.first), ("second", &state.second)] {
                     let tensor = Tensor::from_slice(moment, var.shape(), &Device::Cpu)?;
@@ -175,7 +193,7 @@ impl AdamW {
             })
         };
         for (name, var) in &self.parameters.0 {
-            var.set(get(format!("{prefix}.value.{name}"))?)?;
+            var.set(&get(format!("{prefix}.value.{name}"))?.to_device(var.device())?)?;
             if let Some(state) = self.states.get_mut(name) {
                 state.first = get(format!("{prefix}.first.{name}"))?.flatten_all()?.to_vec1()?;
                 state.second = get(format!("{prefix}.second.{name}"))?.flatten_all()?.to_vec1()?;

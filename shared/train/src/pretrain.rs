@@ -8,8 +8,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use candle_core::Tensor;
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor};
 use e2llm_model::ops::{cross_entropy, frozen_linear, rms_norm};
 use e2llm_model::{Adapter, AdapterConfig, Decoder, TextEncoder, TextTokenizer};
 use rand::{Rng, SeedableRng};
@@ -104,7 +104,7 @@ impl Pool {
         pieces: &TextTokenizer,
         mut seen: impl FnMut(usize),
     ) -> Result<Self> {
-        let workers = Workers::new()?;
+        let workers = Workers::on(encoder.device())?;
         let mut chunks: Vec<Encoded> = Vec::with_capacity(passages.len());
         for batch in passages.chunks(ENCODED_TOGETHER * workers.count()) {
             let shares: Vec<&[Passage]> = batch.chunks(ENCODED_TOGETHER).collect();
@@ -176,12 +176,14 @@ pub fn pretrain(
     seed: u64,
     mut report: impl FnMut(usize, PretrainProgress) -> bool,
 ) -> Result<()> {
-    let adapter = Adapter::new(config.clone(), parameters.tensors(), &Device::Cpu)?;
+    let device = parameters.device();
+    let embeddings = &TokenEmbeddings(embeddings.0.to_device(&device)?);
+    let adapter = Adapter::new(config.clone(), parameters.tensors(), &device)?;
     // The output scale gets no gradient here: the segment loss compares directions at the embeddings' own scale.
     let trained = parameters.0.iter().filter(|(name, _)| name.as_str() != "scale").map(|(n, v)| (n.clone(), v.clone()));
     let mut optimizer = AdamW::new(Parameters(trained.collect()), stage.adapter);
     let vocabulary = embeddings.vocabulary()?;
-    let workers = Workers::new()?;
+    let workers = Workers::on(&device)?;
     for step in 0..stage.steps {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(step as u64);
@@ -289,8 +291,9 @@ fn segment_mixes(
         }
         start += count;
     }
-    let mixes = Tensor::from_vec(mixes.clone(), (mixes.len() / d, d), &Device::Cpu)?;
-    let unit = Tensor::full(config.embedding_rms, d, &Device::Cpu)?;
+    let rows = mixes.len() / d;
+    let mixes = Tensor::from_vec(mixes, (rows, d), embeddings.device())?;
+    let unit = Tensor::full(config.embedding_rms, d, embeddings.device())?;
     Ok(rms_norm(&mixes, &unit, 1e-12)?)
 }
 

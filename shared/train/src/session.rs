@@ -6,7 +6,7 @@ mod states;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use e2llm_model::{Adapter, AdapterConfig, Bridge, ContentRows, LoraConfig, TextEncoder, TextTokenizer};
 
 #[cfg(test)]
@@ -100,7 +100,8 @@ impl LocalSession {
         optimizer: AdamWConfig,
         bridge: Option<Bridge>,
     ) -> Result<Self> {
-        let adapter = Adapter::new(config, parameters.tensors(), &Device::Cpu)?;
+        let adapter = Adapter::new(config, parameters.tensors(), encoder.device())?;
+        let workers = Workers::on(encoder.device())?;
         Ok(Self {
             encoder: (*encoder).clone(),
             tokenizer,
@@ -109,13 +110,14 @@ impl LocalSession {
             lora: None,
             bridge,
             states: StateCache::default(),
-            workers: Workers::new()?,
+            workers,
             pending: Vec::new(),
         })
     }
 
     /// A session that only encodes, with a finished adapter.
     pub fn frozen(encoder: Arc<TextEncoder>, tokenizer: Arc<TextTokenizer>, adapter: Adapter) -> Result<Self> {
+        let workers = Workers::on(encoder.device())?;
         Ok(Self {
             encoder: (*encoder).clone(),
             tokenizer,
@@ -124,7 +126,7 @@ impl LocalSession {
             lora: None,
             bridge: None,
             states: StateCache::default(),
-            workers: Workers::new()?,
+            workers,
             pending: Vec::new(),
         })
     }
@@ -226,7 +228,8 @@ impl EncoderSession for LocalSession {
         let mut shares = Vec::with_capacity(pending.len());
         for soft in pending {
             let rows = soft.dim(0)?;
-            shares.push((soft, gradient.narrow(0, start, rows)?));
+            let gradient = gradient.narrow(0, start, rows)?.to_device(soft.device())?;
+            shares.push((soft, gradient));
             start += rows;
         }
         // d(Σ soft·g)/dθ is the gradient of θ when g is the gradient of the soft tokens.
@@ -269,7 +272,7 @@ impl EncoderSession for LocalSession {
             self.optimizer.replace(&name, var);
         }
         let tensors = self.optimizer.parameters().tensors();
-        self.adapter = Adapter::new(AdapterConfig { ratio, ..config }, tensors, &Device::Cpu)?;
+        self.adapter = Adapter::new(AdapterConfig { ratio, ..config }, tensors, self.encoder.device())?;
         Ok(())
     }
 

@@ -48,7 +48,8 @@ pub fn encoder_side(
         return Err(TrainError::Invalid(problem.to_owned()));
     }
     let stage = stage_of(recipe, stage)?;
-    let (config, adapter) = build::fresh_adapter(recipe, ratio, encoder.d_enc(), target)?;
+    let device = encoder.base_encoder().device().clone();
+    let (config, adapter) = build::fresh_adapter(recipe, ratio, encoder.d_enc(), target, &device)?;
     let (encoder, pieces) = (encoder.base_encoder().clone(), encoder.tokenizer().clone());
     build::encoder_session(recipe, stage, config, adapter, (encoder, pieces), None)
 }

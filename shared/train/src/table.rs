@@ -1,6 +1,6 @@
 //! The word-piece table: decoder embeddings of the encoder's vocabulary.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use e2llm_model::{Decoder, TextTokenizer};
 
 use crate::error::Result;
@@ -21,8 +21,8 @@ pub fn word_piece_table(
         if tokens.is_empty() || encoder.is_special(id) {
             table.extend(std::iter::repeat_n(0.0, width));
         } else {
-            table.extend(decoder.embed(&tokens)?.to_dtype(DType::F32)?.mean(0)?.to_vec1::<f32>()?);
+            table.extend(decoder.embed(&tokens)?.mean(0)?.to_vec1::<f32>()?);
         }
     }
-    Ok(Tensor::from_vec(table, (encoder.vocab_size(), width), &Device::Cpu)?)
+    Ok(Tensor::from_vec(table, (encoder.vocab_size(), width), decoder.device())?)
 }

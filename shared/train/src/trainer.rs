@@ -85,7 +85,8 @@ impl<S: EncoderSession> Trainer<S> {
     }
 
     fn around(session: S, decoder: Decoder, lora: AdamW, prefix: &'static str) -> Result<Self> {
-        Ok(Self { session, teacher: decoder.clone(), decoder, distill: 0.0, lora, prefix, workers: Workers::new()? })
+        let workers = Workers::on(decoder.device())?;
+        Ok(Self { session, teacher: decoder.clone(), decoder, distill: 0.0, lora, prefix, workers })
     }
 
     /// The decoder with its LoRA.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Var};
+use candle_core::Var;
 use e2llm_model::AdapterConfig;
 
 use crate::error::Result;
@@ -20,7 +20,7 @@ pub(crate) fn resized(parameters: &Parameters, from: &AdapterConfig, to: usize) 
             let (rows, _) = var.dims2()?;
             let old = var.flatten_all()?.to_vec1::<f32>()?;
             let new = resize(&old, rows, width, (from.ratio, to), keeps_sum);
-            changed.insert(name.to_owned(), Var::from_vec(new, (rows, to * width), &Device::Cpu)?);
+            changed.insert(name.to_owned(), Var::from_vec(new, (rows, to * width), var.device())?);
         }
     }
     Ok(changed)
@@ -51,7 +51,7 @@ fn overlap(a: usize, m: usize, b: usize, n: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Tensor;
+    use candle_core::{Device, Tensor};
     use e2llm_model::Adapter;
 
     use super::*;

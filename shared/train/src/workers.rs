@@ -1,5 +1,7 @@
 //! Data-parallel workers inside one process.
 
+use candle_core::Device;
+
 use crate::error::{Result, TrainError};
 
 /// One single-threaded pool per core. A worker computes its share of a batch alone: on few cores that beats threads that
@@ -9,8 +11,9 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    pub(crate) fn new() -> Result<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    /// One per core, or one for a GPU, which shares the work of each operation out itself.
+    pub(crate) fn on(device: &Device) -> Result<Self> {
+        let cores = if device.is_cpu() { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 };
         let pool = |_| rayon::ThreadPoolBuilder::new().num_threads(1).build();
         let pools = (0..cores).map(pool).collect::<Result<_, _>>();
         Ok(Self { pools: pools.map_err(|e| TrainError::Invalid(format!("worker threads: {e}")))? })

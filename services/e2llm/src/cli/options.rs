@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use e2llm_api::v1::{ContextOptions, GenerateOptions, JobSpec};
+use e2llm_api::v1::{ContextOptions, GenerateOptions, JobSpec, Reading};
 use e2llm_coordinator::JobId;
 
 /// How to generate; what is not given is the bundle's default.
@@ -58,6 +58,37 @@ pub(crate) struct ContextArgs {
     /// Most decoder positions for soft tokens and raw text together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_positions: Option<u32>,
+    /// What to read of a document; all but soft read raw text or nothing, and are there to compare with
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = ReadingArg::Soft)]
+    pub(crate) reading: ReadingArg,
+}
+
+/// What is read of a document.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ReadingArg {
+    /// Soft tokens, and raw text of a few chunks
+    #[default]
+    Soft,
+    /// Raw text of the chunks nearest to the question
+    Retrieved,
+    /// Raw text from the beginning
+    Opening,
+    /// Raw text up to the decoder's window, cut in the middle
+    Full,
+    /// Nothing
+    None,
+}
+
+impl From<ReadingArg> for Reading {
+    fn from(reading: ReadingArg) -> Self {
+        match reading {
+            ReadingArg::Soft => Self::Soft,
+            ReadingArg::Retrieved => Self::Retrieved,
+            ReadingArg::Opening => Self::Opening,
+            ReadingArg::Full => Self::Full,
+            ReadingArg::None => Self::None,
+        }
+    }
 }
 
 impl ContextArgs {
@@ -67,6 +98,7 @@ impl ContextArgs {
             max_positions: self.max_positions,
             expand_chunks: self.expand,
             expand_positions: self.expand_positions,
+            reading: Reading::from(self.reading).into(),
             ..ContextOptions::default()
         }
     }

@@ -222,7 +222,7 @@ impl Purpose {
 }
 
 /// Collection and bundle of a job. Services of this process work with one bundle; those of a server choose.
-pub(super) async fn common_spec(app: &App, services: &Services, spec: JobSpec) -> Result<JobSpec> {
+pub(crate) async fn common_spec(app: &App, services: &Services, spec: JobSpec) -> Result<JobSpec> {
     let fingerprint = match services.fingerprint() {
         Some(fingerprint) => fingerprint.to_owned(),
         None if services.are_own() => app.interruptible(local::prepare(&app.settings)).await??.fingerprint.clone(),

@@ -4,7 +4,6 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use candle_core::Device;
 use clap::Args;
 use e2llm_data::{DataError, Taught, TeachReport, Teacher, Teaching};
 use e2llm_model::generate::{Finish, Generator, Options, Piece};
@@ -93,9 +92,9 @@ struct FullText {
 
 impl FullText {
     fn load(settings: &Settings, max_tokens: usize) -> Result<Self> {
-        let LocalBundle { mut bundle, decoder, .. } = LocalBundle::prepare(settings)?;
+        let LocalBundle { mut bundle, decoder, device, .. } = LocalBundle::prepare(settings)?;
         bundle.config.lora = None;
-        let generator = Generator::load(&bundle, &decoder_files(&decoder), &Device::Cpu)?;
+        let generator = Generator::load(&bundle, &decoder_files(&decoder), &device)?;
         // Greedy, so that a resumed run writes what an unbroken one would have written.
         let options = Options { max_tokens, sampler: SamplerOptions::default(), stop: Vec::new() };
         Ok(Self { generator, options })

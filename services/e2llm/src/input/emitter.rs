@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use e2llm_api::v1::RowError;
+use e2llm_api::v1::{Row, RowError};
 use e2llm_api::{DocId, ErrorCode, row_error};
 use tokio::sync::mpsc;
 
@@ -81,7 +81,7 @@ impl Emitter {
 
     /// Sends a question.
     pub(super) fn question(&mut self, id: String, doc_ids: Vec<String>, question: String) -> Result<(), Stopped> {
-        self.send(Part::Question { id, doc_ids, question })
+        self.send(Part::Question(Box::new(Row { id, doc_ids, question, ..Row::default() })))
     }
 
     /// Sends a row that failed; `id` is the document's.

@@ -31,7 +31,7 @@ fn documents(inputs: Vec<Input>) -> Vec<(String, Result<String, RowError>)> {
                 text.clear();
                 out.push((id, Err(error)));
             }
-            Part::Question { .. } | Part::Stored { .. } => panic!("not read from files"),
+            Part::Question(_) | Part::Stored { .. } => panic!("not read from files"),
         }
     }
     out
@@ -80,7 +80,7 @@ fn unnamed(content: &'static [u8]) -> Vec<(String, Result<String, RowError>)> {
             Part::Piece(piece) => text.push_str(std::str::from_utf8(&piece).unwrap()),
             Part::Document { id, .. } => out.push((id, Ok(std::mem::take(&mut text)))),
             Part::Failed { id, error } => out.push((id, Err(error))),
-            Part::Question { .. } | Part::Stored { .. } => panic!("not read from files"),
+            Part::Question(_) | Part::Stored { .. } => panic!("not read from files"),
         }
     }
     out

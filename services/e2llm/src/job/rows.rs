@@ -48,6 +48,11 @@ impl Rows {
         self.head.iter().enumerate().map(failure).collect()
     }
 
+    /// Rows that this program made.
+    pub(crate) fn made(parts: Vec<Part>) -> Self {
+        Self { head: parts, rest: mpsc::channel(1).1 }
+    }
+
     /// Whether there is nothing at all.
     pub(crate) fn are_none(&self) -> bool {
         self.head.is_empty()
@@ -102,7 +107,7 @@ impl Messages {
                 Row { id, text_bytes: bytes, text_hash: hash(bytes), metadata, ..Default::default() }
             }
             Part::Stored { id, text_hash } => Row { id, text_hash, ..Default::default() },
-            Part::Question { id, doc_ids, question } => Row { id, doc_ids, question, ..Default::default() },
+            Part::Question(row) => *row,
             Part::Failed { id, error } => Row { id, error: Some(error), ..Default::default() },
         }))
     }

@@ -99,7 +99,7 @@ impl Decoder {
         let mut weights = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
             for (target, name) in LORA_TARGETS {
-                let weight = block.linear(target).weight.to_dense(&self.device)?;
+                let weight = block.linear(target).weight.to_dense(&self.device)?.to_dtype(DType::F32)?;
                 weights.push((format!("blocks.{index}.{name}.weight"), weight));
             }
         }

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use super::DecoderConfig;
 use crate::error::{ModelError, Result};
 
-/// KV cache of one sequence: per layer keys and values `[capacity, kv_heads · head_dim]`, f32.
+/// KV cache of one sequence: per layer keys and values `[capacity, kv_heads · head_dim]`, of the blocks' dtype.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>,
@@ -15,13 +15,13 @@ pub struct KvCache {
 
 impl KvCache {
     /// Room for `capacity` positions, allocated at once.
-    pub fn new(config: &DecoderConfig, capacity: usize, device: &Device) -> Result<Self> {
+    pub fn new(config: &DecoderConfig, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
         if capacity > config.context {
             return Err(ModelError::WindowExceeded { positions: capacity, window: config.context });
         }
         let shape = (capacity, config.kv_heads * config.head_dim);
         let layer = || -> Result<(Tensor, Tensor)> {
-            Ok((Tensor::zeros(shape, DType::F32, device)?, Tensor::zeros(shape, DType::F32, device)?))
+            Ok((Tensor::zeros(shape, dtype, device)?, Tensor::zeros(shape, dtype, device)?))
         };
         let layers = (0..config.layers).map(|_| layer()).collect::<Result<_>>()?;
         Ok(Self { layers, len: 0, capacity })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::quantized::{QMatMul, QTensor};
-use candle_core::{Device, Module, Tensor};
+use candle_core::{DType, Device, Module, Tensor};
 
 use crate::error::Result;
 use crate::ops::{frozen_linear, trained_linear};
@@ -14,7 +14,7 @@ const GEMM_ROWS: usize = 16;
 /// A matrix `[out, in]`.
 #[derive(Debug, Clone)]
 pub enum Weight {
-    /// f32 values, frozen.
+    /// Values of the blocks' dtype, frozen.
     Dense(Tensor),
     /// f32 values under training: they get gradients.
     Trained(Tensor),
@@ -31,7 +31,7 @@ impl Weight {
         })
     }
 
-    /// The same weight as f32 values.
+    /// The same weight as values.
     pub fn to_dense(&self, device: &Device) -> Result<Tensor> {
         Ok(match self {
             Weight::Dense(t) | Weight::Trained(t) => t.clone(),
@@ -39,7 +39,7 @@ impl Weight {
         })
     }
 
-    /// `x · weightᵀ`. x `[rows, in]`, f32.
+    /// `x · weightᵀ`. x `[rows, in]`, of the weight's dtype, f32 where that is quantised.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Weight::Dense(weight) => frozen_linear(x, weight)?,
@@ -72,12 +72,13 @@ pub struct Lora {
 impl Lora {
     /// `weight + scale · B·A`, `[out, in]`: the two as one matrix.
     pub fn merged_into(&self, weight: &Tensor) -> Result<Tensor> {
-        Ok((weight + (self.b.matmul(&self.a)? * self.scale)?)?)
+        let update = (self.b.matmul(&self.a)? * self.scale)?;
+        Ok((weight + update.to_dtype(weight.dtype())?)?)
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let low = x.matmul(&self.a.t()?)?;
-        Ok((low.matmul(&self.b.t()?)? * self.scale)?)
+        let low = x.to_dtype(DType::F32)?.matmul(&self.a.t()?)?;
+        Ok((low.matmul(&self.b.t()?)? * self.scale)?.to_dtype(x.dtype())?)
     }
 }
 
@@ -108,11 +109,11 @@ impl Linear {
         Ok(())
     }
 
-    /// x `[rows, in]` → `[rows, out]`, f32.
+    /// x `[rows, in]` → `[rows, out]`, of one dtype.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut out = self.weight.forward(x)?;
         if let Some(bias) = &self.bias {
-            out = out.broadcast_add(bias)?;
+            out = out.broadcast_add(&bias.to_dtype(out.dtype())?)?;
         }
         if let Some(lora) = &self.lora {
             out = (out + lora.forward(x)?)?;

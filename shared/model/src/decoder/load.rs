@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::quantized::QTensor;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::config::plain_frequencies;
 use super::{ARCHITECTURES, Block, Decoder, DecoderConfig, LORA_TARGETS, Linear, Weight};
@@ -174,15 +174,18 @@ impl Decoder {
             final_norm: source.vector(&source.name(None, "output_norm", "weight"), config.d_model)?,
             rope: Arc::new(config.rope_table()),
             device: device.clone(),
+            dtype: DType::F32,
             config,
         })
     }
 
-    /// Expands every quantised weight to f32, once: what training wants.
-    pub fn into_dense(mut self) -> Result<Self> {
+    /// Expands every quantised weight, once: what training wants. The blocks compute in `dtype` from then on, norms and losses
+    /// in f32.
+    pub fn into_dense(mut self, dtype: DType) -> Result<Self> {
         let device = self.device.clone();
+        self.dtype = dtype;
         let dense = |weight: &mut Weight| -> Result<()> {
-            *weight = Weight::Dense(weight.to_dense(&device)?);
+            *weight = Weight::Dense(weight.to_dense(&device)?.to_dtype(dtype)?);
             Ok(())
         };
         dense(&mut self.embeddings)?;

@@ -11,7 +11,7 @@ mod load;
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 pub(crate) use adapt::check_lora;
 pub use adapt::{LORA_TARGETS, Target};
@@ -33,6 +33,8 @@ pub struct Decoder {
     head: Option<Weight>,
     rope: Arc<RopeTable>,
     device: Device,
+    /// In which blocks compute.
+    dtype: DType,
 }
 
 #[derive(Debug, Clone)]
@@ -93,6 +95,11 @@ impl Decoder {
         &self.device
     }
 
+    /// In which its blocks compute: f32, or what [`Decoder::into_dense`] was asked for.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// Number of token ids.
     pub fn vocabulary(&self) -> Result<usize> {
         Ok(self.embeddings.dims()?.0)
@@ -106,12 +113,12 @@ impl Decoder {
                 problem: format!("token id {id} is outside the vocabulary of {vocabulary}"),
             });
         }
-        self.embeddings.rows(&Tensor::new(ids, &self.device)?)
+        Ok(self.embeddings.rows(&Tensor::new(ids, &self.device)?)?.to_dtype(DType::F32)?)
     }
 
     /// Final hidden states (normed) of packed sequences without a cache: the form training uses.
     ///
-    /// input `[rows, d_model]` → `[rows, d_model]`, f32. Differentiable in the input and the LoRA parameters.
+    /// input `[rows, d_model]`, f32 → `[rows, d_model]`, of the blocks' dtype. Differentiable in the input and the LoRA parameters.
     pub fn hidden(&self, input: &Tensor, packing: &Packing) -> Result<Tensor> {
         self.run(input, packing, None)
     }
@@ -127,7 +134,7 @@ impl Decoder {
 
     /// Next-token logits `[rows, vocabulary]` of hidden states `[rows, d_model]`, f32.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.head.as_ref().unwrap_or(&self.embeddings).forward(hidden)
+        Ok(self.head.as_ref().unwrap_or(&self.embeddings).forward(hidden)?.to_dtype(DType::F32)?)
     }
 
     fn run(&self, input: &Tensor, packing: &Packing, mut cache: Option<&mut KvCache>) -> Result<Tensor> {
@@ -140,7 +147,7 @@ impl Decoder {
             window: self.config.sliding_window,
             spans: packing.spans.clone(),
         };
-        let mut x = input.clone();
+        let mut x = input.to_dtype(self.dtype)?;
         for (index, block) in self.blocks.iter().enumerate() {
             let normed = rms_norm(&x, &block.attention_norm, self.config.rms_eps)?;
             let mixed = self.attend(block, &normed, &rope, &attention, cache.as_deref_mut().map(|c| (c, index)))?;

@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::gemm::{Mat, Threads, axpy, dot, matmul, softmax_row, softmax_row_backward};
-use super::{cpu_slice, cpu_tensor};
+use super::{composed, cpu_slice, cpu_tensor, is_fused};
 
 /// Query rows whose scores are held at once.
 const BLOCK: usize = 128;
@@ -45,17 +45,17 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// `softmax(q·kᵀ/√head_dim)·v`. q `[tokens, heads·head_dim]`, k and v `[keys, kv_heads·head_dim]`, f32.
+    /// `softmax(q·kᵀ/√head_dim)·v`. q `[tokens, heads·head_dim]`, k and v `[keys, kv_heads·head_dim]`.
     pub fn apply(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        q.apply_op3(k, v, self.clone())
+        if is_fused(q) { q.apply_op3(k, v, self.clone()) } else { composed::attention(self, q, k, v) }
     }
 
-    fn scale(&self) -> f32 {
+    pub(super) fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
     /// Keys (relative to the span) that query row `row` of a span sees.
-    fn visible(&self, span: &Span, row: usize) -> Range<usize> {
+    pub(super) fn visible(&self, span: &Span, row: usize) -> Range<usize> {
         if !self.causal {
             return 0..span.keys.len();
         }

@@ -4,13 +4,16 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use super::gemm;
-use super::{cpu_slice, cpu_tensor, values};
+use super::{composed, cpu_slice, cpu_tensor, is_fused, values};
 
 /// Values per parallel unit of element-wise work.
 const GRAIN: usize = 16 * 1024;
 
-/// RMSNorm over the last dimension. x `[tokens, width]`, weight `[width]` (frozen), f32.
+/// RMSNorm over the last dimension. x `[tokens, width]`, weight `[width]` (frozen, f32).
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    if !is_fused(x) {
+        return composed::rms_norm(x, weight, eps);
+    }
     x.apply_op1(RmsNorm { weight: values(weight)?, eps })
 }
 
@@ -50,8 +53,11 @@ impl CustomOp1 for RmsNorm {
     }
 }
 
-/// LayerNorm over the last dimension. x `[tokens, width]`, weight and bias `[width]` (frozen), f32.
+/// LayerNorm over the last dimension. x `[tokens, width]`, weight and bias `[width]` (frozen, f32).
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
+    if !is_fused(x) {
+        return composed::layer_norm(x, weight, bias, eps);
+    }
     x.apply_op1(LayerNorm { weight: values(weight)?, bias: values(bias)?, eps })
 }
 
@@ -92,9 +98,9 @@ impl CustomOp1 for LayerNorm {
     }
 }
 
-/// Exact GELU, element-wise, f32.
+/// Exact GELU, element-wise.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    x.apply_op1(Gelu)
+    if is_fused(x) { x.apply_op1(Gelu) } else { x.gelu_erf() }
 }
 
 struct Gelu;
@@ -119,9 +125,9 @@ impl CustomOp1 for Gelu {
     }
 }
 
-/// `silu(gate) · up`, element-wise, f32, same shapes.
+/// `silu(gate) · up`, element-wise, same shapes.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.apply_op2(up, SwiGlu)
+    if is_fused(gate) { gate.apply_op2(up, SwiGlu) } else { composed::swiglu(gate, up) }
 }
 
 struct SwiGlu;

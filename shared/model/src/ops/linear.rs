@@ -3,10 +3,13 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::gemm::{Mat, Threads, matmul};
-use super::{cpu_slice, cpu_tensor, values};
+use super::{cpu_slice, cpu_tensor, is_fused, values};
 
-/// `x · weightᵀ` with a weight that never gets a gradient. x `[tokens, in]`, weight `[out, in]`, f32.
+/// `x · weightᵀ` with a weight that never gets a gradient. x `[tokens, in]`, weight `[out, in]`, of one dtype.
 pub fn frozen_linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() && !is_fused(x) {
+        return x.matmul(&weight.detach().t()?);
+    }
     x.apply_op1(FrozenLinear { weight: weight.clone() })
 }
 
@@ -46,16 +49,32 @@ impl CustomOp1 for FrozenLinear {
         Ok((CpuStorage::F32(out), Shape::from((tokens, outputs))))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &candle_core::CudaStorage, layout: &Layout) -> Result<(candle_core::CudaStorage, Shape)> {
+        use candle_core::backend::BackendStorage;
+        let (tokens, inputs) = layout.shape().dims2()?;
+        let (outputs, _) = self.weight.dims2()?;
+        let (storage, weight) = self.weight.storage_and_layout();
+        let candle_core::Storage::Cuda(storage) = &*storage else {
+            candle_core::bail!("the rows of a linear are on the GPU, its weight is not");
+        };
+        let out = x.matmul(storage, (1, tokens, outputs, inputs), layout, &weight.transpose(0, 1)?)?;
+        Ok((out, Shape::from((tokens, outputs))))
+    }
+
     fn bwd(&self, x: &Tensor, _out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        if !is_fused(x) {
+            return grad.matmul(&self.weight.detach()).map(Some);
+        }
         let dx = self.product(&values(grad)?, x.dim(0)?, true)?;
         Ok(Some(cpu_tensor(dx, x)?))
     }
 }
 
 /// `x · weightᵀ` with a weight under training: [`frozen_linear`] with a gradient for the weight too, and without the
-/// transposed copies that candle's product makes. x `[tokens, in]`, weight `[out, in]`, f32.
+/// transposed copies that candle's product makes. x `[tokens, in]`, weight `[out, in]`, f32 whatever the dtype of x.
 pub fn trained_linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    x.apply_op2(weight, TrainedLinear)
+    if is_fused(x) { x.apply_op2(weight, TrainedLinear) } else { x.matmul(&weight.to_dtype(x.dtype())?.t()?) }
 }
 
 struct TrainedLinear;

@@ -1,22 +1,28 @@
 //! Losses over a large vocabulary without keeping log-probabilities: cross-entropy with the written token, and divergence
 //! from a teacher's distribution.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::gemm::{dot, softmax_row};
-use super::{cpu_slice, cpu_tensor, values};
+use super::{composed, cpu_slice, cpu_tensor, is_fused, values};
 
-/// `Σ weightᵢ · −ln p(targetᵢ)` in nats. logits `[targets, vocabulary]`, f32; the result is a scalar.
+/// `Σ weightᵢ · −ln p(targetᵢ)` in nats. logits `[targets, vocabulary]`; the result is a scalar, f32.
 pub fn cross_entropy(logits: &Tensor, targets: &[u32], weights: &[f32]) -> Result<Tensor> {
-    logits.apply_op1(CrossEntropy { targets: targets.to_vec(), weights: weights.to_vec() })
+    let op = CrossEntropy { targets: targets.to_vec(), weights: weights.to_vec() };
+    if is_fused(logits) {
+        return logits.apply_op1(op);
+    }
+    op.check(logits.layout())?;
+    let weights = Tensor::new(weights, logits.device())?;
+    (composed::log_likelihoods(logits, targets)? * weights)?.sum_all()?.neg()
 }
 
-/// `ln p(targetᵢ)` in nats, without gradient. logits `[targets, vocabulary]`, f32.
+/// `ln p(targetᵢ)` in nats, without gradient. logits `[targets, vocabulary]`.
 pub fn log_likelihoods(logits: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
     let op = CrossEntropy { targets: targets.to_vec(), weights: vec![1.0; targets.len()] };
     let width = op.check(logits.layout())?;
-    Ok(op.log_likelihoods(&values(logits)?, width))
+    Ok(op.log_likelihoods(&values(&logits.to_dtype(DType::F32)?)?, width))
 }
 
 struct CrossEntropy {
@@ -84,7 +90,10 @@ impl CustomOp1 for CrossEntropy {
 pub fn token_losses(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
     let op = CrossEntropy { targets: targets.to_vec(), weights: vec![1.0; targets.len()] };
     op.check(logits.layout())?;
-    logits.apply_op1(TokenLosses(op))
+    if is_fused(logits) {
+        return logits.apply_op1(TokenLosses(op));
+    }
+    composed::log_likelihoods(logits, targets)?.neg()
 }
 
 struct TokenLosses(CrossEntropy);
@@ -116,6 +125,9 @@ impl CustomOp1 for TokenLosses {
 
 /// Probabilities of logits `[rows, vocabulary]`, same shape, f32, without gradient: a teacher's side of [`divergences`].
 pub fn probabilities(logits: &Tensor) -> Result<Tensor> {
+    if !is_fused(logits) {
+        return composed::probabilities(logits);
+    }
     let mut rows = values(logits)?;
     rows.par_chunks_mut(logits.dim(1)?).for_each(|row| {
         softmax_row(row);
@@ -129,6 +141,9 @@ pub fn probabilities(logits: &Tensor) -> Result<Tensor> {
 pub fn divergences(logits: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     if logits.shape() != teacher.shape() {
         candle_core::bail!("student logits {:?} do not fit teacher probabilities {:?}", logits.dims(), teacher.dims());
+    }
+    if !is_fused(logits) {
+        return composed::divergences(logits, teacher);
     }
     logits.apply_op1(Divergences { teacher: values(teacher)? })
 }

@@ -1,12 +1,14 @@
 //! Fused tensor operations with analytic gradients.
 //!
 //! candle's own fused ops (`rms_norm`, `softmax_last_dim`, rotary embedding) have no backward and drop gradients
-//! silently; its differentiable forms are several times slower. These run forward and backward on CPU slices.
+//! silently; its differentiable forms are several times slower. These run forward and backward on CPU slices of f32; on
+//! other devices, and for other dtypes, the same operations are composed of candle's.
 //! Frozen operands (norm weights, base linears) get no gradient at all.
 
 mod attention;
 #[cfg(test)]
 pub(crate) mod check;
+mod composed;
 mod fused;
 pub(crate) mod gemm;
 mod linear;
@@ -19,7 +21,12 @@ pub use linear::{frozen_linear, trained_linear};
 pub use loss::{cross_entropy, divergences, log_likelihoods, probabilities, token_losses};
 pub use rope::{Rope, RopePairs, RopeTable};
 
-use candle_core::{CpuStorage, Layout, Result, Tensor};
+use candle_core::{CpuStorage, DType, Layout, Result, Tensor};
+
+/// Whether the fused form takes a tensor.
+fn is_fused(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32
+}
 
 /// The contiguous f32 values behind a layout.
 fn cpu_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::cpu_slice;
 use super::gemm::{rope_head_halves, rope_head_neighbours};
+use super::{composed, cpu_slice, is_fused};
 
 /// Which dimensions of a head rotate together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,11 @@ impl RopeTable {
         }
     }
 
+    /// Which dimensions rotate together.
+    pub(super) fn pairs(&self) -> RopePairs {
+        self.pairs
+    }
+
     /// Number of positions the table holds.
     pub fn positions(&self) -> usize {
         self.cos.len() / self.half
@@ -55,9 +60,31 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// x `[tokens, heads · head_dim]`, f32; one position per row.
+    /// x `[tokens, heads · head_dim]`; one position per row.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op1(Rotation { rope: self.clone(), sign: 1.0 })
+        if is_fused(x) { x.apply_op1(Rotation { rope: self.clone(), sign: 1.0 }) } else { composed::rope(self, x) }
+    }
+
+    /// Cosines and sines `[rows, head_dim / 2]` of the positions of `rows` rows.
+    pub(super) fn angles(&self, rows: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+        self.check(rows)?;
+        let half = self.table.half;
+        let of = |table: &[f32]| {
+            self.positions.iter().flat_map(|position| &table[*position as usize * half..][..half]).copied().collect()
+        };
+        Ok((of(&self.table.cos), of(&self.table.sin)))
+    }
+
+    fn check(&self, rows: usize) -> Result<()> {
+        let last = self.positions.iter().max().map_or(0, |p| *p as usize + 1);
+        if self.positions.len() != rows || last > self.table.positions() {
+            candle_core::bail!(
+                "rope of {rows} rows got {} positions up to {last}, the table ends at {}",
+                self.positions.len(),
+                self.table.positions()
+            );
+        }
+        Ok(())
     }
 }
 
@@ -74,14 +101,7 @@ impl CustomOp1 for Rotation {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (tokens, width) = layout.shape().dims2()?;
         let (table, positions) = (&self.rope.table, &self.rope.positions);
-        let last = positions.iter().max().map_or(0, |p| *p as usize + 1);
-        if positions.len() != tokens || last > table.positions() {
-            candle_core::bail!(
-                "rope of {tokens} rows got {} positions up to {last}, the table ends at {}",
-                positions.len(),
-                table.positions()
-            );
-        }
+        self.rope.check(tokens)?;
         let mut out = cpu_slice(x, layout)?.to_vec();
         let rotate = match table.pairs {
             RopePairs::Halves => rope_head_halves,

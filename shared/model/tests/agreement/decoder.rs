@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use e2llm_model::gguf::GgufFile;
 use e2llm_model::ops::log_likelihoods;
 use e2llm_model::{Decoder, KvCache, Packing, TextTokenizer};
@@ -13,7 +13,7 @@ use crate::{assert_close, gguf};
 
 /// Weights expanded to f32: what the reference computes with.
 static DENSE: LazyLock<Decoder> =
-    LazyLock::new(|| Decoder::from_gguf(&gguf(), &Device::Cpu).unwrap().into_dense().unwrap());
+    LazyLock::new(|| Decoder::from_gguf(&gguf(), &Device::Cpu).unwrap().into_dense(DType::F32).unwrap());
 /// Differences that quantised activations make; llama.cpp's own are as large.
 const QUANTISED: f32 = 0.6;
 
@@ -87,7 +87,8 @@ fn greedy_chat_answers() {
     for chat in cases(&read("decoder.json")["chats"]) {
         let expected = ids(&chat["continuation"]);
         let prompt = ids(&chat["ids"]);
-        let mut cache = KvCache::new(DENSE.config(), prompt.len() + expected.len() + 1, &Device::Cpu).unwrap();
+        let mut cache =
+            KvCache::new(DENSE.config(), prompt.len() + expected.len() + 1, DType::F32, &Device::Cpu).unwrap();
         let (mut next, mut written) = (prompt, Vec::new());
         while written.len() < expected.len() {
             let hidden = DENSE.extend(&DENSE.embed(&next).unwrap(), &mut cache).unwrap();

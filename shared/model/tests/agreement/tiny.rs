@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use e2llm_model::{Decoder, KvCache, Packing};
 use serde_json::Value;
 
@@ -71,7 +71,7 @@ fn greedy_continuations_through_the_cache() {
     let prompt = ids(&golden["prompt"]);
     for case in cases(&golden["decoders"]) {
         let decoder = load(case);
-        let mut cache = KvCache::new(decoder.config(), 40, &Device::Cpu).unwrap();
+        let mut cache = KvCache::new(decoder.config(), 40, DType::F32, &Device::Cpu).unwrap();
         // The prompt in two parts, so that the cache is extended by more than one row too.
         let mut next = prompt[..10].to_vec();
         let mut rest = prompt[10..].to_vec();

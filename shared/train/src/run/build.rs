@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use e2llm_model::chunk::Chunker;
 use e2llm_model::{AdapterConfig, Bridge, Decoder, TextEncoder, TextTokenizer};
 
@@ -42,7 +42,8 @@ pub(crate) fn adapter_config(recipe: &Recipe, ratio: usize, d_enc: usize, target
 
 /// The adapter before any training.
 pub(crate) fn start_adapter(recipe: &Recipe, ratio: usize, models: &Models) -> Result<(AdapterConfig, Parameters)> {
-    fresh_adapter(recipe, ratio, models.encoder.width(), Target::of(&models.decoder)?)
+    let (width, device) = (models.encoder.width(), models.encoder.device());
+    fresh_adapter(recipe, ratio, width, Target::of(&models.decoder)?, device)
 }
 
 /// The same for whoever holds no decoder.
@@ -51,6 +52,7 @@ pub(crate) fn fresh_adapter(
     ratio: usize,
     d_enc: usize,
     target: Target,
+    device: &Device,
 ) -> Result<(AdapterConfig, Parameters)> {
     let config = adapter_config(recipe, ratio, d_enc, target);
     config.check()?;
@@ -58,7 +60,7 @@ pub(crate) fn fresh_adapter(
     if recipe.ordered_heads {
         order_heads(&mut parameters)?;
     }
-    Ok((config, parameters))
+    Ok((config, parameters.to_device(device)?))
 }
 
 /// The adapter that the first stage starts from: pretrained where the recipe says so, and at that stage's ratio.
@@ -129,7 +131,9 @@ pub(super) fn trainer(
 pub(crate) fn decoder_parameters(recipe: &Recipe, decoder: &Decoder) -> Result<Parameters> {
     match recipe.decoder {
         DecoderMode::Frozen => Ok(Parameters::default()),
-        DecoderMode::Lora => initial_lora(&decoder.lora_shapes(recipe.lora_rank)?, recipe.seed + 1),
+        DecoderMode::Lora => {
+            initial_lora(&decoder.lora_shapes(recipe.lora_rank)?, recipe.seed + 1)?.to_device(decoder.device())
+        }
         DecoderMode::Full => {
             let vars = decoder.linears()?.into_iter().map(|(name, weight)| Ok((name, Var::from_tensor(&weight)?)));
             Ok(Parameters(vars.collect::<Result<_>>()?))
@@ -157,11 +161,12 @@ pub(crate) fn encoder_session(
     (encoder, pieces): (Arc<TextEncoder>, Arc<TextTokenizer>),
     bridge: Option<Bridge>,
 ) -> Result<LocalSession> {
+    let device = encoder.device().clone();
     let lora_shapes = recipe.encoder_lora.map(|lora| encoder.lora_shapes(lora.rank)).transpose()?;
     let mut session = LocalSession::new(encoder, pieces, config, adapter, stage.adapter, bridge)?;
     session.cache_states(CACHED_STATES);
     let (Some(lora), Some(shapes)) = (recipe.encoder_lora, lora_shapes) else { return Ok(session) };
-    session.with_lora(initial_lora(&shapes, recipe.seed + 2)?, lora, stage.encoder)
+    session.with_lora(initial_lora(&shapes, recipe.seed + 2)?.to_device(&device)?, lora, stage.encoder)
 }
 
 /// The table of the control recipes. Gates open by vocabulary rank: pieces are numbered by falling frequency.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use candle_core::Tensor;
-use e2llm_train::run::{Report, Rhythm, Run, finished};
+use candle_core::{DType, Tensor};
+use e2llm_train::run::{Models, Report, Rhythm, Run, finished};
 use e2llm_train::{Learned, Objective, Recipe};
 
 use crate::models::{corpus, models};
@@ -35,6 +35,10 @@ fn rhythm() -> Rhythm {
 
 /// Runs until the end, or until `steps` more steps were told of: then the run dies as if it were killed.
 fn run(recipe: &Recipe, directory: &Path, steps: usize) -> Vec<Report> {
+    run_with(models(), recipe, directory, steps)
+}
+
+fn run_with(models: Models, recipe: &Recipe, directory: &Path, steps: usize) -> Vec<Report> {
     let corpus = corpus();
     let (mut told, mut reports) = (0, Vec::new());
     let mut report = |news: Report| {
@@ -43,7 +47,7 @@ fn run(recipe: &Recipe, directory: &Path, steps: usize) -> Vec<Report> {
         assert!(told < steps, "killed by the test");
     };
     let ended = catch_unwind(AssertUnwindSafe(|| {
-        let mut run = Run::start(recipe, models(), &corpus, None, directory, &mut report).unwrap();
+        let mut run = Run::start(recipe, models, &corpus, None, directory, &mut report).unwrap();
         run.advance(&rhythm(), &mut report).unwrap()
     }));
     assert!(ended.is_err() || ended.unwrap(), "the run stopped before the recipe's end");
@@ -60,7 +64,7 @@ fn tensors(directory: &Path) -> HashMap<String, Tensor> {
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 #[track_caller]
@@ -110,6 +114,31 @@ fn losses_are_told_by_objective_and_add_up() {
         seen.extend(losses.into_keys());
     }
     assert!(seen.is_superset(&[Objective::Reconstruct, Objective::Continue].into()) && seen.len() >= 3, "{seen:?}");
+}
+
+/// In half precision blocks go through the operations that other devices use: the same run, a little rounded.
+#[test]
+fn half_precision_trains_as_single_precision_does() {
+    for (from, to) in [("", ""), ("lora_rank: 2", "decoder: full"), ("lora_rank: 2", "decoder: frozen")] {
+        let recipe = recipe(from, to);
+        let losses = |dtype: DType| -> Vec<f32> {
+            let directory = tempfile::tempdir().unwrap();
+            let Models { decoder, .. } = models();
+            let models = Models { decoder: decoder.into_dense(dtype).unwrap(), ..models() };
+            let reports = run_with(models, &recipe, directory.path(), usize::MAX);
+            reports
+                .iter()
+                .filter_map(|news| if let Report::Step { loss, .. } = news { Some(*loss) } else { None })
+                .collect()
+        };
+        let (single, half) = (losses(DType::F32), losses(DType::BF16));
+        assert_eq!((single.len(), half.len()), (6, 6));
+        for (step, (single, half)) in single.iter().zip(&half).enumerate() {
+            // Steps of AdamW have the gradient's sign, so that what is rounded once moves apart later.
+            let near = if step == 0 { 0.01 } else { 0.05 } * single;
+            assert!(single != half && (single - half).abs() < near, "step {step}: {single} against {half}: {to}");
+        }
+    }
 }
 
 #[test]

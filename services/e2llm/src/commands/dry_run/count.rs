@@ -119,7 +119,7 @@ impl Counter<'_> {
             }
             let row = match part {
                 Part::Failed { id, error } => Err((id, error)),
-                Part::Question { id, doc_ids, .. } => Ok(Waiting { id, doc_ids, document: None }),
+                Part::Question(row) => Ok(Waiting { id: row.id, doc_ids: row.doc_ids, document: None }),
                 Part::Document { id, bytes: 0, .. } => Ok(Waiting { doc_ids: vec![id.clone()], id, document: None }),
                 Part::Document { id, metadata, .. } => match std::mem::take(&mut text).finish(metadata) {
                     Ok(document) => Ok(Waiting { doc_ids: vec![id.clone()], id, document: Some(document) }),

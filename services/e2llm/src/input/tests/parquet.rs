@@ -1,6 +1,7 @@
 //! The golden files are written by pyarrow: four rows in row groups of three.
 
 use super::*;
+use e2llm_api::v1::Row;
 
 const NONE: &[u8] = include_bytes!("golden/documents-none.parquet");
 const SNAPPY: &[u8] = include_bytes!("golden/documents-snappy.parquet");
@@ -92,7 +93,8 @@ fn rows_may_be_questions() {
     let (_dir, path) = written("questions.parquet", QUESTIONS);
     let mut parts = read_questions(Input::Path(path));
     let doc_ids = vec!["a".to_owned(), "b".to_owned()];
-    assert_eq!(parts.blocking_recv(), Some(Part::Question { id: "q1".into(), doc_ids, question: "Why?".into() }));
+    let row = Row { id: "q1".into(), doc_ids, question: "Why?".into(), ..Row::default() };
+    assert_eq!(parts.blocking_recv(), Some(Part::Question(Box::new(row))));
     let Some(Part::Failed { id, error }) = parts.blocking_recv() else { panic!("no documents to ask") };
     assert!(id == "q2" && error.message.contains("row 2: \"doc_ids\" is empty"), "{error:?}");
     assert_eq!(parts.blocking_recv(), None);

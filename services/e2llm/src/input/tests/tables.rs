@@ -1,4 +1,5 @@
 use super::*;
+use e2llm_api::v1::Row;
 
 #[test]
 fn jsonl_rows_that_are_wrong_name_their_line() {
@@ -77,7 +78,8 @@ fn questions_that_are_wrong_name_their_line() {
     fs::write(&path, content.join("\n")).unwrap();
     let mut parts = read_questions(Input::Path(path));
     let doc_ids = vec!["a".to_owned(), "b".to_owned()];
-    let first = Part::Question { id: "q1".into(), doc_ids, question: "Why?".into() };
+    let row = Row { id: "q1".into(), doc_ids, question: "Why?".into(), ..Row::default() };
+    let first = Part::Question(Box::new(row));
     assert_eq!(parts.blocking_recv(), Some(first));
     let mut rows = Vec::new();
     while let Some(Part::Failed { id, error }) = parts.blocking_recv() {

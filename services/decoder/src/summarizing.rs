@@ -1,0 +1,115 @@
+//! Summaries of documents of any length.
+
+use std::time::Instant;
+
+use e2llm_api::v1::{Reading, Usage};
+use e2llm_model::generate::{Options, Piece};
+
+use crate::answering::{Answering, Emit};
+use crate::engine::Priority;
+use crate::error::DecodeError;
+use crate::layout::{Chunk, Layout, Material, Purpose};
+
+/// How an answer or a summary is written: what all its prompts have in common.
+#[derive(Clone)]
+pub(crate) struct Writing {
+    pub(crate) instruction: String,
+    pub(crate) options: Options,
+    pub(crate) priority: Priority,
+    pub(crate) begun: Instant,
+}
+
+/// Partial summaries merged in one step when all of them do not fit a window.
+const MERGED_AT_ONCE: usize = 4;
+
+impl Answering {
+    /// A document that fits one window is summarised at once; a longer one window by window, the partial summaries merged.
+    pub(crate) async fn summarize(
+        &self,
+        material: &Material,
+        writing: Writing,
+        emit: Emit,
+    ) -> Result<Usage, DecodeError> {
+        let windows = windows(material);
+        if let [window] = windows.as_slice() {
+            let layout = material.lay_out(window, Purpose::Summary, self.tokenizer())?;
+            return self.write(layout, writing, emit).await;
+        }
+        let mut total = Usage::default();
+        let mut partials = Vec::with_capacity(windows.len());
+        for window in &windows {
+            let layout = material.lay_out(window, Purpose::Summary, self.tokenizer())?;
+            let (usage, text) = self.collect(layout, writing.clone()).await?;
+            add(&mut total, usage);
+            partials.push(text);
+        }
+        while self.tokens(&partials)? > material.budget.positions && partials.len() > 1 {
+            let mut merged = Vec::new();
+            for several in partials.chunks(MERGED_AT_ONCE) {
+                let (usage, text) = self.collect(self.text_layout(several)?, writing.clone()).await?;
+                add(&mut total, usage);
+                merged.push(text);
+            }
+            partials = merged;
+        }
+        let last = self.write(self.text_layout(&partials)?, writing, emit).await?;
+        total.first_token_us = last.first_token_us;
+        total.finish_reason.clone_from(&last.finish_reason);
+        add(&mut total, last);
+        Ok(total)
+    }
+
+    /// [`Answering::write`] with the text returned instead of emitted.
+    async fn collect(&self, layout: Layout, writing: Writing) -> Result<(Usage, String), DecodeError> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let emit: Emit = Box::new(move |text| sender.send(text.to_owned()).is_ok());
+        let usage = self.write(layout, writing, emit).await?;
+        Ok((usage, receiver.try_iter().collect()))
+    }
+
+    fn text_layout(&self, texts: &[String]) -> Result<Layout, DecodeError> {
+        let ids = self.tokenizer().encode_plain(&texts.join("\n\n"))?;
+        Ok(Layout { pieces: vec![Piece::Tokens(ids)], usage: Usage::default() })
+    }
+
+    fn tokens(&self, texts: &[String]) -> Result<usize, DecodeError> {
+        Ok(self.tokenizer().count(&texts.join("\n\n"))?)
+    }
+}
+
+/// Consecutive chunks whose soft tokens fit the budget beside the raw text. Raw text alone is read in one window.
+fn windows(material: &Material) -> Vec<Vec<Chunk>> {
+    let chunks = material.chunks();
+    if !matches!(material.reading, Reading::Unspecified | Reading::Soft) {
+        return vec![chunks];
+    }
+    let budget = material.budget;
+    let text = if budget.expand_chunks == 0 { 0 } else { budget.expand_positions };
+    let room = budget.positions.saturating_sub(text).max(budget.positions / 4);
+    let mut windows = vec![Vec::new()];
+    let mut used = 0;
+    for chunk in chunks {
+        let cost = material.soft_tokens(chunk);
+        if used + cost > room && used > 0 {
+            windows.push(Vec::new());
+            used = 0;
+        }
+        used += cost;
+        if let Some(window) = windows.last_mut() {
+            window.push(chunk);
+        }
+    }
+    windows
+}
+
+fn add(total: &mut Usage, part: Usage) {
+    total.chunks_total += part.chunks_total;
+    total.chunks_expanded += part.chunks_expanded;
+    total.chunks_soft += part.chunks_soft;
+    total.chunks_left_out += part.chunks_left_out;
+    total.soft_positions += part.soft_positions;
+    total.text_positions += part.text_positions;
+    total.generated_tokens += part.generated_tokens;
+    total.windows += part.windows;
+    total.expanded.extend(part.expanded);
+}

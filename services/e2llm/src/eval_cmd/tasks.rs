@@ -1,0 +1,124 @@
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use e2llm_data::{Line, Lines, TaskLine};
+
+/// A task to be answered.
+#[derive(Debug)]
+pub(super) struct Sampled {
+    pub(super) line: TaskLine,
+    /// Of its context.
+    pub(super) doc_id: String,
+    /// Another task's document, as like in length as there is.
+    pub(super) other: String,
+}
+
+/// Tasks with their documents.
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
+    pub(super) sampled: Vec<Sampled>,
+    /// Texts by document id.
+    pub(super) documents: BTreeMap<String, String>,
+}
+
+impl Tasks {
+    /// Reads files of tasks, at most `samples` of each kind and length.
+    pub(super) fn read(paths: &[PathBuf], samples: Option<usize>) -> Result<Self> {
+        let mut tasks = Self::default();
+        let mut taken: HashMap<(String, Option<usize>), usize> = HashMap::new();
+        for path in paths {
+            let mut lines = Lines::open(path)?;
+            while let Some(line) = lines.next() {
+                let number = lines.number();
+                let Line::Task(line) = line? else {
+                    bail!(
+                        "{} line {number} is a text; give tasks, such as `e2llm data synthesize` makes",
+                        path.display()
+                    );
+                };
+                let group = (line.task.clone(), line.tokens.map(usize::next_power_of_two));
+                let of_group = taken.entry(group).or_default();
+                if samples.is_some_and(|samples| *of_group >= samples) {
+                    continue;
+                }
+                *of_group += 1;
+                if line.answer.is_none() && line.answers.is_empty() {
+                    bail!("{} line {number}: task {:?} has no answer to judge by", path.display(), line.id);
+                }
+                tasks.add(line);
+            }
+        }
+        if tasks.sampled.iter().any(|task| tasks.sampled.iter().filter(|t| t.line.id == task.line.id).count() > 1) {
+            bail!("the same task id stands twice in the files; ids must differ");
+        }
+        tasks.choose_others()?;
+        Ok(tasks)
+    }
+
+    fn add(&mut self, mut line: TaskLine) {
+        let context = std::mem::take(&mut line.context);
+        let doc_id = blake3::hash(context.as_bytes()).to_hex()[..32].to_owned();
+        self.documents.insert(doc_id.clone(), context);
+        self.sampled.push(Sampled { line, doc_id, other: String::new() });
+    }
+
+    /// For each document the one that follows it by length, and the one before for the longest.
+    fn choose_others(&mut self) -> Result<()> {
+        let mut by_length: Vec<(usize, &String)> = self.documents.iter().map(|(id, text)| (text.len(), id)).collect();
+        by_length.sort_unstable();
+        if by_length.len() < 2 {
+            bail!("an evaluation needs tasks on at least two documents, so that one can stand in for the other");
+        }
+        let last = by_length.len() - 1;
+        let other = |at: usize| by_length[if at == last { at - 1 } else { at + 1 }].1.clone();
+        let others: HashMap<String, String> =
+            by_length.iter().enumerate().map(|(at, (_, id))| ((*id).clone(), other(at))).collect();
+        for task in &mut self.sampled {
+            task.other.clone_from(&others[&task.doc_id]);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(lines: &[&str], samples: Option<usize>) -> Result<Tasks> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tasks.jsonl");
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        Tasks::read(&[path], samples)
+    }
+
+    const A: &str = r#"{"id":"a","task":"qa","context":"one two","prompt":"p","answers":["two"],"tokens":900}"#;
+    const B: &str = r#"{"id":"b","task":"qa","context":"one two","prompt":"q","answer":"one","tokens":1000}"#;
+    const C: &str = r#"{"id":"c","task":"summary","context":"longer than that","prompt":"s","answer":"short"}"#;
+
+    #[test]
+    fn a_document_is_kept_once_and_another_stands_in_for_it() {
+        let tasks = read(&[A, B, C], None).unwrap();
+        assert_eq!((tasks.sampled.len(), tasks.documents.len()), (3, 2));
+        assert_eq!(tasks.sampled[0].doc_id, tasks.sampled[1].doc_id);
+        assert_eq!(tasks.sampled[0].other, tasks.sampled[2].doc_id);
+        assert_eq!(tasks.sampled[2].other, tasks.sampled[0].doc_id);
+    }
+
+    #[test]
+    fn so_many_of_each_kind_and_length_are_taken() {
+        let ids: Vec<String> =
+            read(&[A, B, C], Some(1)).unwrap().sampled.into_iter().map(|task| task.line.id).collect();
+        assert_eq!(ids, ["a", "c"]);
+    }
+
+    #[test]
+    fn tasks_that_cannot_be_judged_are_named() {
+        let error = |lines: &[&str]| read(lines, None).unwrap_err().to_string();
+        let unanswered = r#"{"id":"d","context":"x","prompt":"p"}"#;
+        assert!(error(&[A, unanswered]).contains("line 2: task \"d\""));
+        assert!(error(&[r#"{"id":"t","text":"x"}"#]).contains("line 1 is a text"));
+        assert!(error(&[A, A, C]).contains("twice"));
+        assert!(error(&[A, B]).contains("two documents"));
+    }
+}
