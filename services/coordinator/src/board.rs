@@ -121,6 +121,14 @@ impl Board {
         revoked
     }
 
+    /// The task that a worker names, if it holds it.
+    pub(crate) fn held_by(&self, worker: &str, reference: &TaskRef) -> Option<(JobId, TaskId)> {
+        match self.claim(worker, reference)? {
+            (job, task, Claim::Holds) => Some((job, task)),
+            _ => None,
+        }
+    }
+
     /// Judges results of a finished task.
     pub(crate) fn succeeded(&mut self, worker: &str, success: TaskSuccess, options: &CoordinatorOptions) -> Verdict {
         let Some(reference) = success.task else { return Verdict::Acknowledge };

@@ -42,7 +42,9 @@ pub(crate) async fn report(
     request: ReportStatusRequest,
 ) -> Result<ReportStatusResponse, CoordinatorError> {
     let stage = request.stage();
-    let ReportStatusRequest { worker_id: worker, slots, in_progress, successes, failures, fingerprint, .. } = request;
+    let ReportStatusRequest {
+        worker_id: worker, slots, in_progress, successes, failures, fingerprint, progress, ..
+    } = request;
     if worker.is_empty() {
         return Err(CoordinatorError::BadReport("it has no worker_id; give every worker its own"));
     }
@@ -50,6 +52,7 @@ pub(crate) async fn report(
         return Err(CoordinatorError::BadReport("it names no stage; say encode, decode or train"));
     }
     let turn = turns.begin(&worker);
+    engine.board().note_progress(&worker, progress);
     let (revoked, judged) = judge(engine, &worker, &in_progress, successes, failures);
     let acknowledged = settle_all(engine, judged).await;
     // Released tasks may suit another worker, and an earlier report of this one must not wait any longer.

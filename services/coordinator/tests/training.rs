@@ -272,6 +272,33 @@ async fn a_bundle_is_sent_whole_or_as_an_error() {
 }
 
 #[tokio::test]
+async fn members_tell_how_far_they_are_and_only_those_that_hold_their_share() {
+    let cluster = Cluster::start(small()).await;
+    cluster.submit(spec(&cluster, "j").await, vec![]).await.unwrap();
+    let mut worker = cluster.worker("w", Stage::Train);
+    let tasks = take(&mut worker, 9).await;
+    let progress = |task: &Task, steps| {
+        let losses = vec![ObjectiveLoss { objective: "answer".into(), loss: 2.0, targets: 8 }];
+        let so_far = Some(MemberRound { losses, targets: 8, ..Default::default() });
+        ShareProgress { task: Some(common::reference(task)), steps, so_far }
+    };
+    let told = ReportStatusRequest {
+        in_progress: tasks.iter().map(common::reference).collect(),
+        progress: vec![progress(&tasks[0], 4), progress(&tasks[1], 2)],
+        ..Default::default()
+    };
+    worker.report(told.clone()).await;
+    let train = cluster.status("j").await.train.unwrap();
+    assert_eq!((train.steps_done, train.steps_open, train.targets_open), (0, 2, 16));
+    assert_eq!(train.losses_open[0].loss, 2.0);
+    cluster
+        .worker("other", Stage::Train)
+        .report(ReportStatusRequest { progress: vec![progress(&tasks[1], 5)], ..told })
+        .await;
+    assert_eq!(cluster.status("j").await.train.unwrap().steps_open, 2, "what others say of a share does not count");
+}
+
+#[tokio::test]
 async fn a_round_that_nobody_finishes_ends_the_job() {
     let cluster = Cluster::start(small()).await;
     cluster.submit(spec(&cluster, "j").await, vec![]).await.unwrap();

@@ -77,7 +77,7 @@ struct Sample {
 
 impl Counts {
     fn push(&mut self, at: Duration, status: &JobStatus) {
-        let written = status.train.as_ref().map_or(status.generated_tokens, |train| train.targets);
+        let written = status.train.as_ref().map_or(status.generated_tokens, |train| train.targets + train.targets_open);
         let sample = Sample { at, read: status.source_tokens, written };
         self.samples.push_back(sample);
         self.first.get_or_insert((at, status.rows_done));

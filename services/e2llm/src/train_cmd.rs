@@ -273,9 +273,12 @@ fn show(settings: &Settings, trained: &Evaluation, base: Option<&Evaluation>) ->
     print_line("                                right   wrong    none    full     gap")?;
     for (note, evaluation) in [("", Some(trained)), (" untrained decoder", base)] {
         let Some(evaluation) = evaluation else { continue };
-        for (name, losses) in
-            [("reconstruction", &evaluation.reconstruction), ("continuation", &evaluation.continuation)]
-        {
+        let kinds = [
+            ("reconstruction", Some(&evaluation.reconstruction)),
+            ("continuation", Some(&evaluation.continuation)),
+            ("abstract", evaluation.answers.as_ref()),
+        ];
+        for (name, losses) in kinds.into_iter().filter_map(|(name, losses)| Some((name, losses?))) {
             let e2llm_train::Losses { right, wrong, none, full, gap, gap_error } = losses;
             let name = format!("{name}{note}");
             print_line(&format!(

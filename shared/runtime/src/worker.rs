@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use e2llm_api::v1::coordinator_client::CoordinatorClient;
-use e2llm_api::v1::{ReportStatusRequest, ReportStatusResponse, RowError, RowResult, Stage, Task, TaskRef};
+use e2llm_api::v1::{
+    ReportStatusRequest, ReportStatusResponse, RowError, RowResult, ShareProgress, Stage, Task, TaskRef,
+};
 use e2llm_api::{ErrorCode, row_error};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -38,6 +40,11 @@ pub trait TaskHandler: Send + Sync + 'static {
     /// retriable code the coordinator tries it again, otherwise it isolates the row at fault by splitting the task.
     /// `cancel` fires when the coordinator no longer wants the task or the process stops; return soon then.
     async fn run(&self, task: Task, cancel: CancellationToken) -> Result<Vec<RowResult>, RowError>;
+
+    /// How far a task in progress is, where that can be told in parts.
+    fn progress(&self, _task: &TaskRef) -> Option<ShareProgress> {
+        None
+    }
 }
 
 /// Times of a worker.
@@ -217,12 +224,14 @@ impl<H: TaskHandler> Run<H> {
             return;
         }
         let wanted = if self.drain_until.is_some() { 0 } else { self.bench.free_slots() };
+        let report = self.bench.report();
         let request = ReportStatusRequest {
             worker_id: self.worker.worker_id.clone(),
             stage: self.worker.stage.into(),
             slots: u32::try_from(wanted).unwrap_or(u32::MAX),
             fingerprint: self.worker.fingerprint.clone(),
-            ..self.bench.report()
+            progress: report.in_progress.iter().filter_map(|task| self.worker.handler.progress(task)).collect(),
+            ..report
         };
         // A result that was sent before and waits for its acknowledgement is past this edge.
         if let Some(finished) = self.bench.finished().filter(|_| news) {

@@ -25,7 +25,7 @@ pub struct Task {
     pub id: String,
     /// The text that holds the answer.
     pub context: String,
-    /// What is asked.
+    /// The whole instruction, as it stands after the document.
     pub prompt: String,
     /// What shall be said.
     pub answer: String,

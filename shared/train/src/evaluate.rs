@@ -7,11 +7,12 @@ use serde::Serialize;
 
 use e2llm_model::Decoder;
 use e2llm_model::ops::log_likelihoods;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::batch::{Batch, Shard, encode_samples, shards};
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, Document};
 use crate::error::{Result, TrainError};
 use crate::sample::{Objective, Part, Sample, Sampler};
 use crate::session::EncoderSession;
@@ -20,16 +21,19 @@ use crate::workers::Workers;
 /// Samples per forward pass.
 const BATCH: usize = 8;
 
+/// Chunks that an answer is written from: a little more text than its tokens, as in training.
+const ANSWER_CHUNKS: usize = 6;
+
 /// Mean nats per target token.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Losses {
-    /// With the soft tokens of the right chunk.
+    /// With the soft tokens of the right chunks.
     pub right: f64,
-    /// With those of a chunk of equal length from another document.
+    /// With those of as much text from another document.
     pub wrong: f64,
     /// With no document at all.
     pub none: f64,
-    /// With the chunk's text itself.
+    /// With the chunks' text itself.
     pub full: f64,
     /// wrong − right.
     pub gap: f64,
@@ -37,7 +41,7 @@ pub struct Losses {
     pub gap_error: f64,
 }
 
-/// Losses of both halves of the understanding objective.
+/// Losses of both halves of the understanding objective, and of the reasoning objective.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evaluation {
     /// Regenerate the chunk.
@@ -45,16 +49,26 @@ pub struct Evaluation {
     pub reconstruction: Losses,
     /// Write the chunk that follows.
     pub continuation: Losses,
+    /// Write the abstract, from the beginning of the document; none where fewer than two documents have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Losses>,
     /// Passages measured.
     pub samples: usize,
     /// Target tokens of the reconstruction.
     pub tokens: usize,
 }
 
-struct Passage {
+/// What is shown, and what shall be written.
+struct Case {
     document: usize,
-    chunk: String,
-    next: String,
+    chunks: Vec<String>,
+    target: String,
+}
+
+impl Case {
+    fn length(&self) -> usize {
+        self.chunks.iter().map(String::len).sum()
+    }
 }
 
 /// Measures `count` passages of `corpus`, drawn by `seed`, with the decoder as it stands (LoRA or not).
@@ -67,20 +81,55 @@ pub fn evaluate(
     seed: u64,
 ) -> Result<Evaluation> {
     let passages = draw(sampler, corpus, count, seed)?;
-    let wrong = others(&passages)?;
     let workers = Workers::on(decoder.device())?;
-    let measure = |objective: Objective, session: &mut _| {
-        losses(sampler, &passages, &wrong, objective, session, decoder, &workers)
+    let mut measure =
+        |objective: Objective, cases: &[Case]| losses(sampler, cases, objective, session, decoder, &workers);
+    let case = |(document, [chunk, next]): &(usize, [String; 2]), target: usize| Case {
+        document: *document,
+        chunks: vec![chunk.clone()],
+        target: [chunk, next][target].clone(),
     };
-    let (reconstruction, tokens) = measure(Objective::Reconstruct, session)?;
-    let (continuation, _) = measure(Objective::Continue, session)?;
-    Ok(Evaluation { reconstruction, continuation, samples: passages.len(), tokens })
+    let same: Vec<Case> = passages.iter().map(|passage| case(passage, 0)).collect();
+    let following: Vec<Case> = passages.iter().map(|passage| case(passage, 1)).collect();
+    let (reconstruction, tokens) = measure(Objective::Reconstruct, &same)?;
+    let (continuation, _) = measure(Objective::Continue, &following)?;
+    let summaries = abstracts(sampler, corpus, count, seed)?;
+    let answers = match summaries.len() {
+        0 | 1 => None,
+        _ => Some(measure(Objective::Summarize, &summaries)?.0),
+    };
+    Ok(Evaluation { reconstruction, continuation, answers, samples: passages.len(), tokens })
 }
 
-fn draw(sampler: &Sampler, corpus: &Corpus, count: usize, seed: u64) -> Result<Vec<Passage>> {
+/// Documents that have an abstract, drawn by `seed`, with their first chunks.
+fn abstracts(sampler: &Sampler, corpus: &Corpus, count: usize, seed: u64) -> Result<Vec<Case>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut order: Vec<usize> = (0..corpus.documents.len()).collect();
+    order.shuffle(&mut rng);
+    let mut cases = Vec::new();
+    for document in order {
+        let Document { text, summary, .. } = &corpus.documents[document];
+        let Some(summary) = summary.as_ref().filter(|summary| summary.len() > 80) else { continue };
+        let chunks: Vec<String> = sampler
+            .chunker
+            .chunks(text)
+            .take(ANSWER_CHUNKS)
+            .map(|chunk| Ok(chunk?.text(text).to_owned()))
+            .collect::<Result<_>>()?;
+        cases.push(Case { document, chunks, target: summary.clone() });
+        if cases.len() == count {
+            break;
+        }
+    }
+    Ok(cases)
+}
+
+/// Documents with two consecutive chunks of each.
+fn draw(sampler: &Sampler, corpus: &Corpus, count: usize, seed: u64) -> Result<Vec<(usize, [String; 2])>> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut passages = Vec::new();
-    for draw in 0..count * 50 {
+    let draws = if corpus.documents.is_empty() { 0 } else { count * 50 };
+    for draw in 0..draws {
         if passages.len() == count {
             break;
         }
@@ -92,7 +141,7 @@ fn draw(sampler: &Sampler, corpus: &Corpus, count: usize, seed: u64) -> Result<V
         }
         let at = rng.random_range(0..chunks.len() - 1);
         if sampler.tokenizer.count(chunks[at])? >= 8 && sampler.tokenizer.count(chunks[at + 1])? >= 8 {
-            passages.push(Passage { document, chunk: chunks[at].to_owned(), next: chunks[at + 1].to_owned() });
+            passages.push((document, [chunks[at].to_owned(), chunks[at + 1].to_owned()]));
         }
     }
     if passages.is_empty() {
@@ -101,13 +150,13 @@ fn draw(sampler: &Sampler, corpus: &Corpus, count: usize, seed: u64) -> Result<V
     Ok(passages)
 }
 
-/// For each passage the one of another document whose chunk is nearest in length.
-fn others(passages: &[Passage]) -> Result<Vec<usize>> {
-    let nearest = |own: &Passage| {
-        let others = passages.iter().enumerate().filter(|(_, p)| p.document != own.document);
-        others.min_by_key(|(_, p)| p.chunk.len().abs_diff(own.chunk.len())).map(|(index, _)| index)
+/// For each case the one of another document whose text is nearest in length.
+fn others(cases: &[Case]) -> Result<Vec<usize>> {
+    let nearest = |own: &Case| {
+        let others = cases.iter().enumerate().filter(|(_, case)| case.document != own.document);
+        others.min_by_key(|(_, case)| case.length().abs_diff(own.length())).map(|(index, _)| index)
     };
-    let found: Option<Vec<usize>> = passages.iter().map(nearest).collect();
+    let found: Option<Vec<usize>> = cases.iter().map(nearest).collect();
     found.ok_or_else(|| {
         TrainError::Invalid("the wrong-chunk control needs at least two documents; give more".to_owned())
     })
@@ -115,21 +164,21 @@ fn others(passages: &[Passage]) -> Result<Vec<usize>> {
 
 fn losses(
     sampler: &Sampler,
-    passages: &[Passage],
-    wrong: &[usize],
+    cases: &[Case],
     objective: Objective,
     session: &mut impl EncoderSession,
     decoder: &Decoder,
     workers: &Workers,
 ) -> Result<(Losses, usize)> {
+    let wrong = others(cases)?;
     let mut columns = [vec![], vec![], vec![], vec![]];
     let mut tokens = 0;
-    for start in (0..passages.len()).step_by(BATCH) {
-        let rows = start..(start + BATCH).min(passages.len());
+    for start in (0..cases.len()).step_by(BATCH) {
+        let rows = start..(start + BATCH).min(cases.len());
         for (kind, column) in columns.iter_mut().enumerate() {
             let samples = rows
                 .clone()
-                .map(|i| context(sampler, passages, wrong, i, kind, objective))
+                .map(|i| context(sampler, [&cases[i], &cases[wrong[i]]], kind, objective))
                 .collect::<Result<Vec<_>>>()?;
             column.extend(sample_losses(&samples, session, decoder, workers)?);
             tokens += if kind == 0 { samples.iter().map(|s| s.target.len()).sum() } else { 0 };
@@ -142,25 +191,19 @@ fn losses(
     Ok((Losses { right, wrong, none, full, gap: wrong - right, gap_error: standard_error(&gaps) }, tokens))
 }
 
-fn context(
-    sampler: &Sampler,
-    passages: &[Passage],
-    wrong: &[usize],
-    index: usize,
-    kind: usize,
-    objective: Objective,
-) -> Result<Sample> {
-    let passage = &passages[index];
+/// The sample of a case: with its soft tokens, those of the wrong one, nothing, or text.
+fn context(sampler: &Sampler, [right, wrong]: [&Case; 2], kind: usize, objective: Objective) -> Result<Sample> {
+    let soft = |case: &Case| case.chunks.iter().map(|chunk| Part::Chunk(chunk.clone())).collect();
     let parts = match kind {
-        0 => vec![Part::Chunk(passage.chunk.clone())],
-        1 => vec![Part::Chunk(passages[wrong[index]].chunk.clone())],
+        0 => soft(right),
+        1 => soft(wrong),
         2 => vec![],
-        _ => vec![Part::Tokens(sampler.tokenizer.encode_plain(&passage.chunk)?)],
+        _ => vec![Part::Tokens(sampler.tokenizer.encode_plain(&right.chunks.concat())?)],
     };
-    let target = if objective == Objective::Continue { &passage.next } else { &passage.chunk };
-    let sample = sampler.passage_sample(objective, parts, target)?;
-    sample
-        .ok_or_else(|| TrainError::Invalid(format!("passage of document {} is too short to measure", passage.document)))
+    let sample = sampler.passage_sample(objective, parts, &right.target)?;
+    sample.ok_or_else(|| {
+        TrainError::Invalid(format!("the passage of document {} is too short to measure", right.document))
+    })
 }
 
 /// Sum of nats and number of target tokens of each sample.

@@ -259,7 +259,7 @@ fn state((member, share): &(u32, MemberRound)) -> MemberState {
 }
 
 /// Sums and means over the members.
-fn summed(shares: &[(u32, MemberRound)]) -> RoundRecord {
+pub(super) fn summed(shares: &[(u32, MemberRound)]) -> RoundRecord {
     let mut record = RoundRecord::default();
     for (_, share) in shares {
         record.targets += share.targets;

@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use e2llm_api::v1::{MemberRound, ObjectRef, RowResult, Stage, TrainTask};
+use e2llm_api::v1::{MemberRound, ObjectRef, RowResult, ShareProgress, Stage, TrainTask};
 use tracing::info;
 
 use super::commit::RoundRecord;
@@ -74,6 +74,19 @@ impl Job {
 }
 
 impl Board {
+    /// Takes down how far shares are that their worker still holds.
+    pub(crate) fn note_progress(&mut self, worker: &str, progress: Vec<ShareProgress>) {
+        for ShareProgress { task, steps, so_far } in progress {
+            let Some((job, task)) = task.and_then(|reference| self.held_by(worker, &reference)) else { continue };
+            if let Some(job) = self.jobs.get_mut(&job)
+                && let Some(training) = &mut job.training
+            {
+                training.note(task.first_row, steps, so_far.unwrap_or_default());
+                job.notify();
+            }
+        }
+    }
+
     /// Training jobs that have a round to commit.
     pub(crate) fn in_training(&self) -> Vec<JobId> {
         let has_due =

@@ -1,9 +1,12 @@
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use e2llm_api::v1::train_round::Kind;
-use e2llm_api::v1::{ObjectRef, ObjectiveLoss, Row, SideState, TrainRound, TrainSpec, TrainStatus, TrainTask};
+use e2llm_api::v1::{
+    MemberRound, ObjectRef, ObjectiveLoss, Row, SideState, TrainRound, TrainSpec, TrainStatus, TrainTask,
+};
 
-use super::commit::{MemberState, RoundRecord};
+use super::commit::{MemberState, RoundRecord, summed};
 use super::schedule::{row, starts};
 
 /// Where a training job's rounds stand, in memory.
@@ -17,6 +20,8 @@ pub(crate) struct Training {
     /// The last of them.
     last: RoundRecord,
     totals: Totals,
+    /// How far the open round's shares are, by row: steps, losses and tokens.
+    open: BTreeMap<u64, (u32, MemberRound)>,
     is_committing: bool,
     /// Since when the open round has its quorum.
     quorum_since: Option<Instant>,
@@ -56,6 +61,7 @@ impl Training {
             committed: 0,
             last: RoundRecord::default(),
             totals: Totals::default(),
+            open: BTreeMap::new(),
             is_committing: false,
             quorum_since: None,
         }
@@ -127,9 +133,17 @@ impl Training {
     pub(crate) fn commit(&mut self, record: RoundRecord) {
         self.totals.add(&record);
         self.committed += 1;
+        self.open.clear();
         self.last = record;
         self.is_committing = false;
         self.quorum_since = None;
+    }
+
+    /// A share of the open round has taken so many steps.
+    pub(crate) fn note(&mut self, row: u64, steps: u32, so_far: MemberRound) {
+        if self.open_rows().is_some_and(|rows| rows.contains(&row)) {
+            self.open.insert(row, (steps, so_far));
+        }
     }
 
     /// The rows that a quorum does not wait for any longer.
@@ -150,6 +164,11 @@ impl Training {
         let steps = |rounds: &[TrainRound]| rounds.iter().filter(joint).map(|round| u64::from(round.steps)).sum();
         let committed = &self.spec.rounds[..self.committed.min(self.spec.rounds.len())];
         let Totals { targets, positions, busy_us, left_out, losses } = &self.totals;
+        let shares: Vec<(u32, MemberRound)> =
+            self.open.iter().map(|(row, (_, share))| (*row as u32, share.clone())).collect();
+        let open = summed(&shares);
+        let members = self.open_rows().map_or(0, |rows| rows.count());
+        let slowest = self.open.values().map(|(steps, _)| *steps).min().filter(|_| self.open.len() == members);
         TrainStatus {
             rounds: u32::try_from(self.spec.rounds.len()).unwrap_or(u32::MAX),
             rounds_committed: u32::try_from(self.committed).unwrap_or(u32::MAX),
@@ -161,6 +180,9 @@ impl Training {
             busy_us: *busy_us,
             bundle: self.last.bundle.clone(),
             left_out: *left_out,
+            steps_open: slowest.unwrap_or(0).into(),
+            losses_open: open.losses,
+            targets_open: open.targets,
         }
     }
 
@@ -233,6 +255,25 @@ mod tests {
         let task = training.task(4).unwrap();
         assert_eq!((task.round, task.member), (2, 1));
         assert_eq!(task.encoder.unwrap().parameters.unwrap().path, "E");
+    }
+
+    #[test]
+    fn the_open_round_is_as_far_as_its_slowest_member() {
+        let mut training = Training::new(spec());
+        training.commit(record(&[0]));
+        let share = |loss, targets| MemberRound {
+            losses: vec![ObjectiveLoss { objective: "answer".to_owned(), loss, targets }],
+            targets,
+            ..MemberRound::default()
+        };
+        training.note(1, 3, share(2.0, 30));
+        assert_eq!(training.status().steps_open, 0, "the other member has told nothing yet");
+        training.note(2, 2, share(4.0, 10));
+        training.note(9, 9, share(9.0, 9));
+        let status = training.status();
+        assert_eq!((status.steps_open, status.targets_open, status.losses_open[0].loss), (2, 40, 2.5));
+        training.commit(record(&[0]));
+        assert_eq!(training.status().targets_open, 0);
     }
 
     #[test]

@@ -1,14 +1,14 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use e2llm_api::v1::encoder_client::EncoderClient;
 use e2llm_api::v1::train_round::Kind;
 use e2llm_api::v1::{
-    JobSpec, MemberRound, ObjectRef, ObjectiveLoss, OpenSession, RowError, RowResult, SideState, Task, TrainRound,
-    TrainSpec, TrainTask,
+    JobSpec, MemberRound, ObjectRef, ObjectiveLoss, OpenSession, RowError, RowResult, ShareProgress, SideState, Task,
+    TaskRef, TrainRound, TrainSpec, TrainTask,
 };
 use e2llm_runtime::failpoint::{begin_row, reach};
-use e2llm_runtime::worker::TaskHandler;
+use e2llm_runtime::worker::{TaskHandler, task_ref};
 use e2llm_runtime::{CancellationToken, async_trait};
 use e2llm_store::Store;
 use e2llm_train::pretrain::TokenEmbeddings;
@@ -35,6 +35,7 @@ pub struct TrainTasks {
     encoder: EncoderClient<Channel>,
     held: Arc<Held>,
     corpora: Arc<Corpora>,
+    progress: Arc<Mutex<Option<ShareProgress>>>,
 }
 
 impl std::fmt::Debug for TrainTasks {
@@ -56,16 +57,20 @@ pub(super) struct Work {
     pub(super) attempt: u32,
     pub(super) recipe: Recipe,
     corpus: Arc<Corpus>,
+    /// Of the share that computes, for whoever reports.
+    progress: Arc<Mutex<Option<ShareProgress>>>,
+    reference: TaskRef,
 }
 
 impl TrainTasks {
     /// Shares whose encoder side is `encoder`.
     pub fn new(store: Store, encoder: EncoderClient<Channel>, load: LoadDecoderSide) -> Self {
-        Self { store, encoder, held: Arc::new(Held::new(load)), corpora: Arc::default() }
+        Self { store, encoder, held: Arc::new(Held::new(load)), corpora: Arc::default(), progress: Arc::default() }
     }
 
     async fn share(&self, task: Task, cancel: CancellationToken) -> Result<MemberRound, ShareError> {
         let missing = |what: &str| ShareError::Task(format!("it has no {what}"));
+        let reference = task_ref(&task);
         let train = task.train.ok_or_else(|| missing("share"))?;
         let JobSpec { train: spec, .. } = task.spec.ok_or_else(|| missing("spec"))?;
         let spec = spec.ok_or_else(|| missing("training"))?;
@@ -82,6 +87,8 @@ impl TrainTasks {
             task: train,
             round,
             attempt: task.attempt,
+            progress: self.progress.clone(),
+            reference,
         };
         let held = self.held.clone();
         let done = tokio::task::spawn_blocking(move || work.run(&held));
@@ -99,6 +106,11 @@ impl TaskHandler for TrainTasks {
             Ok(member) => Ok(vec![RowResult { member: Some(member), ..result }]),
             Err(error) => Err(error.row()),
         }
+    }
+
+    fn progress(&self, task: &TaskRef) -> Option<ShareProgress> {
+        let told = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        told.clone().filter(|told| told.task.as_ref() == Some(task))
     }
 }
 
@@ -188,6 +200,7 @@ impl Work {
                 "step"
             );
             totals.add(progress);
+            self.tell(step, &totals);
             !self.cancel.is_cancelled()
         })?;
         let encoder = trainer.session.save_to(&self.prefix("encoder"))?;
@@ -197,6 +210,16 @@ impl Work {
         reach("decoder.state_saved");
         held.put_back(DecoderSide { decoder: trainer.into_decoder()?, words });
         Ok(totals.member(encoder, state, started))
+    }
+
+    /// Says how far the share is after so many steps.
+    fn tell(&self, steps: usize, totals: &Totals) {
+        let told = ShareProgress {
+            task: Some(self.reference.clone()),
+            steps: u32::try_from(steps).unwrap_or(u32::MAX),
+            so_far: Some(totals.so_far()),
+        };
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
     }
 
     /// Has the encoder side fit its adapter to this decoder's embeddings.

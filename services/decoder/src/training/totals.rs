@@ -28,21 +28,23 @@ impl Totals {
         self.positions += progress.positions as u64;
     }
 
-    /// The share's report.
-    pub(super) fn member(self, encoder: ObjectRef, decoder: ObjectRef, started: Instant) -> MemberRound {
-        let losses = self.losses.into_iter().map(|(objective, (nats, targets))| ObjectiveLoss {
+    /// Losses and tokens so far.
+    pub(super) fn so_far(&self) -> MemberRound {
+        let losses = self.losses.iter().map(|(objective, (nats, targets))| ObjectiveLoss {
             objective: objective.as_str().to_owned(),
-            loss: nats / targets.max(1) as f64,
-            targets,
+            loss: nats / (*targets).max(1) as f64,
+            targets: *targets,
         });
         MemberRound {
-            encoder: Some(encoder),
-            decoder: Some(decoder),
             losses: losses.collect(),
             positions: self.positions,
             targets: self.targets,
-            busy_us: microseconds(started),
             ..MemberRound::default()
         }
+    }
+
+    /// The share's report.
+    pub(super) fn member(&self, encoder: ObjectRef, decoder: ObjectRef, started: Instant) -> MemberRound {
+        MemberRound { encoder: Some(encoder), decoder: Some(decoder), busy_us: microseconds(started), ..self.so_far() }
     }
 }

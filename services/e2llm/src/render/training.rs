@@ -8,16 +8,19 @@ pub(crate) fn training_json(train: &TrainStatus) -> Value {
     json!({
         "rounds": train.rounds, "rounds_committed": train.rounds_committed, "steps": train.steps,
         "steps_done": train.steps_done, "losses": losses_json(&train.losses), "targets": train.targets,
-        "positions": train.positions, "busy_s": train.busy_us as f64 / 1e6, "left_out": train.left_out,
+        "steps_open": train.steps_open, "losses_open": losses_json(&train.losses_open),
+        "targets_open": train.targets_open, "positions": train.positions, "busy_s": train.busy_us as f64 / 1e6, "left_out": train.left_out,
         "bundle": train.bundle,
     })
 }
 
 /// Such as `round 3/12, step 60/240, reconstruct 3.12`.
 pub(crate) fn training_text(train: &TrainStatus) -> String {
-    let TrainStatus { rounds, rounds_committed, steps, steps_done, .. } = train;
-    let mut text = format!("round {rounds_committed}/{rounds}, step {}/{}", count(*steps_done), count(*steps));
-    for ObjectiveLoss { objective, loss, .. } in &train.losses {
+    let TrainStatus { rounds, rounds_committed, steps, steps_done, steps_open, .. } = train;
+    let done = count(steps_done + steps_open);
+    let mut text = format!("round {rounds_committed}/{rounds}, step {done}/{}", count(*steps));
+    let losses = if train.losses_open.is_empty() { &train.losses } else { &train.losses_open };
+    for ObjectiveLoss { objective, loss, .. } in losses {
         text += &format!(", {objective} {loss:.3}");
     }
     if train.left_out > 0 {

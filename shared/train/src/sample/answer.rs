@@ -28,8 +28,14 @@ impl Sampler {
         let raw: Vec<usize> =
             by_relevance(&chunks, task).into_iter().take_while(|_| rng.random::<f64>() < self.expand).collect();
         let parts = self.expanded(&chunks, &raw)?;
-        let wordings = prompt::question_wordings(&task.prompt);
-        self.compose(Objective::Answer, wording(&wordings, rng), parts, &task.answer)
+        // A question varies in its wording; any other instruction is what it says.
+        match task.prompt.strip_prefix(&prompt::question("")) {
+            Some(question) => {
+                let wordings = prompt::question_wordings(question);
+                self.compose(Objective::Answer, wording(&wordings, rng), parts, &task.answer)
+            }
+            None => self.compose(Objective::Answer, &task.prompt, parts, &task.answer),
+        }
     }
 
     /// Chunks of the context: around the answer where it stands there word for word, else from the beginning.

@@ -187,5 +187,8 @@ mod tests {
             "{block}"
         );
         assert_eq!(status_json(&status)["train"]["losses"]["reconstruct"]["targets"], 9);
+        let train = status.train.map(|train| TrainStatus { steps_open: 7, ..train });
+        let open = status_text(&JobStatus { train, ..Default::default() });
+        assert!(open.contains("step 67/240"), "{open}");
     }
 }
