@@ -11,6 +11,7 @@ use e2llm_model::{Adapter, AdapterConfig, Bridge, ContentRows, LoraConfig, TextE
 
 #[cfg(test)]
 pub(crate) use start::tests::tiny;
+pub(crate) use start::silence_values;
 pub use start::{initial_adapter, initial_lora, order_heads};
 pub(crate) use states::StateCache;
 

@@ -13,7 +13,7 @@ use crate::optimizer::{AdamW, Parameters};
 use crate::pretrain::{Passage, Pool, TokenEmbeddings, pretrain};
 use crate::recipe::{DecoderMode, Features, PretrainStage, Recipe, Stage};
 use crate::sample::{Objective, Sampler};
-use crate::session::{LocalSession, initial_adapter, initial_lora, order_heads};
+use crate::session::{LocalSession, initial_adapter, initial_lora, order_heads, silence_values};
 use crate::sides::Target;
 use crate::table::word_piece_table;
 use crate::trainer::Trainer;
@@ -59,6 +59,9 @@ pub(crate) fn fresh_adapter(
     let mut parameters = initial_adapter(&config, recipe.seed)?;
     if recipe.ordered_heads {
         order_heads(&mut parameters)?;
+    }
+    if recipe.features == Features::Bridge && recipe.pretrain.is_none() {
+        silence_values(&mut parameters)?;
     }
     Ok((config, parameters.to_device(device)?))
 }

@@ -51,6 +51,17 @@ pub fn order_heads(parameters: &mut Parameters) -> Result<()> {
     Ok(var.set(&Tensor::from_vec(values, (heads, ratio), &Device::Cpu)?)?)
 }
 
+/// Lets the value path say nothing to begin with: beside the word-piece table, whose rows are values already, a random one
+/// would only be noise.
+pub(crate) fn silence_values(parameters: &mut Parameters) -> Result<()> {
+    for name in ["value.skip.weight", "value.down.weight"] {
+        if let Some(var) = parameters.0.get(name) {
+            var.set(&var.zeros_like()?)?;
+        }
+    }
+    Ok(())
+}
+
 /// LoRA start: A scaled normal, B zero, so that the first step is the base model's.
 pub fn initial_lora(shapes: &[(String, [usize; 2])], seed: u64) -> Result<Parameters> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -96,6 +107,20 @@ pub(crate) mod tests {
             embedding_rms: 0.1,
             gate_heads: Some(gate_heads),
         }
+    }
+
+    #[test]
+    fn values_that_are_silenced_are_zero_whatever_the_features() {
+        let config = tiny(2);
+        let mut parameters = initial_adapter(&config, 1).unwrap();
+        let values = |parameters: &Parameters| {
+            let adapter = e2llm_model::Adapter::new(config.clone(), parameters.tensors(), &Device::Cpu).unwrap();
+            let features = Tensor::ones((2, 6), candle_core::DType::F32, &Device::Cpu).unwrap();
+            adapter.values(&features).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
+        };
+        assert!(values(&parameters) > 0.0);
+        silence_values(&mut parameters).unwrap();
+        assert_eq!(values(&parameters), 0.0);
     }
 
     #[test]
