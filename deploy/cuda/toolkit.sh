@@ -2,7 +2,7 @@
 # The CUDA 13.0 compiler and libraries from PyPI, for a machine that has neither them nor a GPU: enough to build e2llm with
 # --features cuda. Needs Python 3 with pip, unzip and a C compiler. Prints the variables that cargo needs.
 #
-#     eval "$(deploy/cuda/toolkit.sh target/cuda-toolkit)"
+#     vars=$(deploy/cuda/toolkit.sh target/cuda-toolkit) && eval "$vars"
 #     cargo build --release --features cuda
 set -euo pipefail
 root=$(mkdir -p "${1:?give a directory for the toolkit}" && cd "$1" && pwd)
@@ -31,7 +31,8 @@ stub_driver() {
         "$python" -c 'import json,os,sys
 for package in json.load(sys.stdin)["packages"]:
     if package["name"] == "cudarc":
-        print(os.path.dirname(package["manifest_path"]))')
+        print(os.path.dirname(package["manifest_path"]))
+        break')
     names=$(grep -rhoE '\bcu[A-Z][A-Za-z0-9_]*' "$sources/src/driver/sys" | sort -u)
     mkdir -p "$cuda/lib/stubs"
     for name in $names; do echo "void $name(void) {}"; done |
@@ -50,4 +51,4 @@ if [ ! -e "$root/complete" ]; then
     touch "$root/complete"
 fi
 echo "export CUDA_HOME='$cuda' CUDA_PATH='$cuda' PATH='$cuda/bin':\"\$PATH\" CUDA_COMPUTE_CAP=\${CUDA_COMPUTE_CAP:-90}"
-echo "export LIBRARY_PATH='$cuda/lib/stubs:$cuda/lib'"
+echo "export LIBRARY_PATH='$cuda/lib/stubs:$cuda/lib'\${LIBRARY_PATH:+:\$LIBRARY_PATH}"

@@ -288,7 +288,7 @@ impl Job {
             encode_busy_us: counts.encode_busy_us,
             decode_busy_us: counts.decode_busy_us,
             fingerprint: self.spec.fingerprint.clone(),
-            train: self.training.as_ref().map(Training::status),
+            train: self.training.as_ref().map(|training| training.status(|row| self.rows.is_final(row))),
         }
     }
 

@@ -1,7 +1,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use e2llm_api::v1::{ReportStatusRequest, ReportStatusResponse, Stage, Task, TaskFailure, TaskRef, TaskSuccess};
+use e2llm_api::v1::{
+    ReportStatusRequest, ReportStatusResponse, ShareProgress, Stage, Task, TaskFailure, TaskRef, TaskSuccess,
+};
 use futures::future::join_all;
 use tokio::time::{Instant, sleep_until};
 
@@ -52,8 +54,7 @@ pub(crate) async fn report(
         return Err(CoordinatorError::BadReport("it names no stage; say encode, decode or train"));
     }
     let turn = turns.begin(&worker);
-    engine.board().note_progress(&worker, progress);
-    let (revoked, judged) = judge(engine, &worker, &in_progress, successes, failures);
+    let (revoked, judged) = judge(engine, &worker, &in_progress, progress, successes, failures);
     let acknowledged = settle_all(engine, judged).await;
     // Released tasks may suit another worker, and an earlier report of this one must not wait any longer.
     engine.wake(stage);
@@ -78,6 +79,7 @@ fn judge(
     engine: &Arc<Engine>,
     worker: &str,
     in_progress: &[TaskRef],
+    progress: Vec<ShareProgress>,
     successes: Vec<TaskSuccess>,
     failures: Vec<TaskFailure>,
 ) -> (Vec<TaskRef>, Judged) {
@@ -87,6 +89,7 @@ fn judge(
     expired.extend(board.leave_out(now));
     let training = board.in_training();
     let revoked = board.renew(worker, in_progress, now, options);
+    board.note_progress(worker, progress);
     let mut judged = Judged::new();
     for success in successes {
         judged.push((success.task.clone(), board.succeeded(worker, success, options)));

@@ -233,6 +233,56 @@ async fn a_member_whose_state_is_damaged_is_left_out_of_its_round() {
     assert_eq!((train.left_out, train.targets), (1, 10));
 }
 
+/// What a member leaves whose parameters are of another shape: a pair of numbers.
+async fn finish_with_pairs(cluster: &Cluster, worker: &mut HandWorker, task: &Task) {
+    let train = task.train.as_ref().unwrap();
+    let put = async |side: &str| {
+        let pair = [2f32, 4.0].map(f32::to_le_bytes).concat();
+        let view = TensorView::new(Dtype::F32, vec![2], &pair).unwrap();
+        let state = serialize([(format!("{side}.value.w"), view)], None).unwrap();
+        let prefix = format!("train/j/rounds/{:06}/member-{}-pairs-{side}", train.round, train.member);
+        Some(cluster.store.put_named(&prefix, ".safetensors", state.into()).await.unwrap())
+    };
+    let member = MemberRound { encoder: put("adapter").await, decoder: put("lora").await, ..Default::default() };
+    succeed(worker, task, member).await;
+}
+
+#[tokio::test]
+async fn shapes_may_change_with_the_stage() {
+    let cluster = Cluster::start(small()).await;
+    cluster.submit(spec(&cluster, "j").await, vec![]).await.unwrap();
+    let mut worker = cluster.worker("w", Stage::Train);
+    for task in take(&mut worker, 2).await {
+        finish(&cluster, &mut worker, &task, 2.0).await;
+    }
+    for task in take(&mut worker, 2).await {
+        finish_with_pairs(&cluster, &mut worker, &task).await;
+    }
+    let export = take(&mut worker, 9).await;
+    let object = export[0].train.clone().unwrap().encoder.unwrap().parameters.unwrap();
+    let bytes = cluster.store.get_named(&object).await.unwrap();
+    assert_eq!(SafeTensors::deserialize(&bytes).unwrap().tensor("adapter.value.w").unwrap().shape(), [2]);
+}
+
+#[tokio::test]
+async fn within_a_stage_a_member_of_another_shape_is_left_out_even_if_it_is_the_first() {
+    let cluster = Cluster::start(small()).await;
+    let mut spec = spec(&cluster, "j").await;
+    spec.train.as_mut().unwrap().rounds[1].first_step = 5;
+    cluster.submit(spec, vec![]).await.unwrap();
+    let mut worker = cluster.worker("w", Stage::Train);
+    for task in take(&mut worker, 2).await {
+        finish(&cluster, &mut worker, &task, 2.0).await;
+    }
+    let tasks = take(&mut worker, 2).await;
+    finish_with_pairs(&cluster, &mut worker, &tasks[0]).await;
+    finish(&cluster, &mut worker, &tasks[1], 6.0).await;
+    let export = take(&mut worker, 9).await;
+    let object = export[0].train.clone().unwrap().encoder.unwrap().parameters.unwrap();
+    assert_eq!(value(&cluster.store, &object, "adapter").await, 6.0);
+    assert_eq!(cluster.status("j").await.train.unwrap().left_out, 1);
+}
+
 #[tokio::test]
 async fn a_bundle_is_sent_whole_or_as_an_error() {
     let cluster = Cluster::start(small()).await;

@@ -255,7 +255,11 @@ impl Answering {
             "" => None,
             id => {
                 let donor = Request { doc_ids: vec![id.to_owned()], ..request.clone() };
-                self.documents(&donor, false).await?.pop()
+                let donor = self.documents(&donor, false).await?.pop();
+                if donor.as_ref().is_none_or(|donor| !donor.has_soft_tokens()) {
+                    return Err(DecodeError::Invalid(format!("document {id:?} has no soft tokens to stand in")));
+                }
+                donor
             }
         };
         Ok(Material { documents: self.documents(request, with_text).await?, donor, reading, budget })

@@ -83,12 +83,24 @@ impl LoadedDocument {
 
     /// The chunk's raw text without the blank stretch around it, when the document's text was kept.
     pub(crate) fn text(&self, chunk: ChunkRef) -> Option<&str> {
-        self.text_in(self.range(chunk))
+        self.text.as_ref()?.get(self.range(chunk)).map(trim_blank)
     }
 
-    /// Part of the document's text without the blank stretch around it, when that was kept.
-    pub(crate) fn text_in(&self, range: std::ops::Range<usize>) -> Option<&str> {
-        self.text.as_ref()?.get(range).map(trim_blank)
+    /// What a chunk's range ends with before the next one begins: the shortest blank that says as much.
+    pub(crate) fn gap(&self, range: &std::ops::Range<usize>) -> &'static str {
+        let text = self.text.as_ref().and_then(|text| text.get(range.clone())).unwrap_or_default();
+        let blank = &text[text.trim_end().len()..];
+        match blank.matches('\n').count() {
+            0 if blank.is_empty() => "",
+            0 => " ",
+            1 => "\n",
+            _ => "\n\n",
+        }
+    }
+
+    /// Whether it has a soft token.
+    pub(crate) fn has_soft_tokens(&self) -> bool {
+        self.prompts.iter().any(|prompt| !prompt.soft.is_empty())
     }
 
     /// `count` soft tokens from number `start` on, over and over, `[count, d_model]`, f32.

@@ -101,24 +101,52 @@ impl Material {
         Ok(layout)
     }
 
-    /// Raw text without soft tokens: chunks that follow one another are one stretch of text.
+    /// Raw text without soft tokens.
     fn text_alone(
         &self,
         chunks: &[Chunk],
         purpose: Purpose<'_>,
         tokenizer: &TextTokenizer,
     ) -> Result<Layout, DecodeError> {
-        let between = tokenizer.encode_plain(BETWEEN)?;
+        let forms = self.text_forms(chunks, purpose, tokenizer)?;
+        let mut layout = Layout::of(chunks.len());
+        let mut previous: Option<(usize, Range<usize>)> = None;
+        for (&(index, chunk), form) in chunks.iter().zip(&forms) {
+            let (document, Form::Text(score)) = (&self.documents[index], *form) else {
+                layout.usage.chunks_left_out += 1;
+                continue;
+            };
+            let range = document.range(chunk);
+            let gap = previous.map_or("", |(last, before)| {
+                if last == index && before.end == range.start { document.gap(&before) } else { BETWEEN }
+            });
+            let text = document.text(chunk).unwrap_or_default();
+            layout.pieces.push(Piece::Tokens(tokenizer.encode_plain(&format!("{gap}{text}"))?));
+            layout.usage.chunks_expanded += 1;
+            if self.reading == Reading::Retrieved {
+                layout.usage.expanded.push(expanded(document, chunk, score));
+            }
+            previous = Some((index, range));
+        }
+        Ok(layout)
+    }
+
+    /// Which chunks are read as raw text. Each is charged with the longest gap before it.
+    fn text_forms(
+        &self,
+        chunks: &[Chunk],
+        purpose: Purpose<'_>,
+        tokenizer: &TextTokenizer,
+    ) -> Result<Vec<Form>, DecodeError> {
         let mut problem = None;
         let mut cost = |index: usize| {
             let (document, chunk) = chunks[index];
             let document = &self.documents[document];
-            let counted = match document.text_in(document.range(chunk)) {
-                Some(text) => tokenizer.count(text).map_err(DecodeError::from),
+            let counted = match document.text(chunk) {
+                Some(text) => tokenizer.count(&format!("{BETWEEN}{text}")).map_err(DecodeError::from),
                 None => Err(DecodeError::NoText { doc_id: document.record.doc_id.clone() }),
             };
-            // What joins a chunk to the next costs no more than a gap.
-            counted.map(|positions| positions + between.len()).map_err(|error| problem = Some(error)).ok()
+            counted.map_err(|error| problem = Some(error)).ok()
         };
         let (count, positions) = (chunks.len(), self.budget.positions);
         let question = if let Purpose::Question(vector) = purpose { Some(vector) } else { None };
@@ -128,40 +156,7 @@ impl Material {
             Reading::Full => ends(count, positions, &mut cost),
             Reading::Unspecified | Reading::Soft | Reading::None => vec![Form::LeftOut; count],
         };
-        if let Some(error) = problem {
-            return Err(error);
-        }
-        let mut layout = Layout::of(count);
-        for (document, range) in self.stretches(chunks, &forms, &mut layout.usage) {
-            let text = self.documents[document].text_in(range).unwrap_or_default();
-            if !layout.pieces.is_empty() {
-                layout.pieces.push(Piece::Tokens(between.clone()));
-            }
-            layout.pieces.push(Piece::Tokens(tokenizer.encode_plain(text)?));
-        }
-        Ok(layout)
-    }
-
-    /// Documents and byte ranges that chunks read as raw text make up; `usage` is told of the chunks.
-    fn stretches(&self, chunks: &[Chunk], forms: &[Form], usage: &mut Usage) -> Vec<(usize, Range<usize>)> {
-        let mut stretches: Vec<(usize, Range<usize>)> = Vec::new();
-        for (&(index, chunk), form) in chunks.iter().zip(forms) {
-            let document = &self.documents[index];
-            let Form::Text(score) = *form else {
-                usage.chunks_left_out += 1;
-                continue;
-            };
-            let range = document.range(chunk);
-            usage.chunks_expanded += 1;
-            if self.reading == Reading::Retrieved {
-                usage.expanded.push(expanded(document, chunk, score));
-            }
-            match stretches.last_mut().filter(|(last, open)| *last == index && open.end == range.start) {
-                Some((_, open)) => open.end = range.end,
-                None => stretches.push((index, range)),
-            }
-        }
-        stretches
+        problem.map_or(Ok(forms), Err)
     }
 
     fn candidates(&self, chunks: &[Chunk]) -> Vec<Candidate<'_>> {

@@ -58,7 +58,7 @@ fn request(spec: &JobSpec, row: &Row) -> Request {
 /// A question as it is asked everywhere, one with an instruction of its own, or an instruction about the whole documents.
 fn own_task(row: &Row) -> Task {
     let (question, instruction) = (row.question.clone(), row.instruction.clone());
-    match (question.is_empty(), instruction.is_empty()) {
+    match (question.trim().is_empty(), instruction.trim().is_empty()) {
         (_, true) => Task::Ask(question),
         (true, false) => Task::Summarize(instruction),
         (false, false) => Task::Follow { instruction, question },

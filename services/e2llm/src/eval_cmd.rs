@@ -86,13 +86,15 @@ pub(crate) async fn run(app: &App, args: &EvalArgs) -> Result<()> {
 }
 
 async fn answer(app: &App, args: &EvalArgs, services: &Services, tasks: &Tasks) -> Result<Vec<Outcome>> {
-    let encoded = carry_out(app, services, JobKind::Encode, documents(tasks)).await?;
+    let encoded = carry_out(app, services, JobKind::Encode, documents(tasks), "").await?;
     let records: BTreeMap<String, DocRecord> =
         encoded.into_iter().filter_map(|row| Some((row.id, row.record?))).collect();
     let rows = questions(args, tasks, &records)?;
     let kinds: Vec<(&Sampled, System)> =
         tasks.sampled.iter().flat_map(|task| args.systems.iter().map(move |system| (task, *system))).collect();
-    let answers = carry_out(app, services, JobKind::Ask, rows).await?;
+    // Another bundle is another evaluation, also behind a server, whose bundle only its records name.
+    let bundle = records.values().next().map_or(String::new(), |record| record.fingerprint.clone());
+    let answers = carry_out(app, services, JobKind::Ask, rows, &bundle).await?;
     let outcome = |((task, system), row): ((&Sampled, System), RowResult)| {
         Outcome::new(&task.line, system.name(), row.text, &row.usage.unwrap_or_default())
     };
@@ -140,31 +142,43 @@ fn questions(args: &EvalArgs, tasks: &Tasks, records: &BTreeMap<String, DocRecor
 
 /// What chunks are chosen by: the question without the words around it; nothing where the whole text is wanted.
 fn question(task: &e2llm_data::TaskLine) -> String {
-    match task.task.as_str() {
-        "summary" | "headline" | "synopsis" => String::new(),
-        _ => task.prompt.strip_prefix(&prompt::question("")).unwrap_or(&task.prompt).to_owned(),
+    if task.asks_for_text() {
+        return String::new();
     }
+    task.prompt.strip_prefix(&prompt::question("")).unwrap_or(&task.prompt).to_owned()
 }
 
-/// Runs one job to its end; a row that failed ends the evaluation.
-async fn carry_out(app: &App, services: &Services, kind: JobKind, parts: Vec<Part>) -> Result<Vec<RowResult>> {
+/// Runs one job to its end; a row that failed ends the evaluation. Answers are asked for once; documents are looked at every
+/// time, since they may have been deleted.
+async fn carry_out(
+    app: &App,
+    services: &Services,
+    kind: JobKind,
+    parts: Vec<Part>,
+    bundle: &str,
+) -> Result<Vec<RowResult>> {
     let spec = JobSpec { kind: kind.into(), ..JobSpec::default() };
     let spec = JobSpec { collection: COLLECTION.to_owned(), ..common_spec(app, services, spec).await? };
     let rows = Rows::made(parts);
-    let digest = blake3::hash(format!("{} {}", spec.fingerprint, rows.beginning()).as_bytes()).to_hex();
-    let (label, verb) = if kind == JobKind::Encode { ("encode", "encoded") } else { ("ask", "answered") };
-    let name = JobName::Given(format!("eval-{label}-{}", &digest[..16]));
+    let digest = blake3::hash(format!("{bundle} {} {}", spec.fingerprint, rows.beginning()).as_bytes()).to_hex();
+    let (label, name) = match kind {
+        JobKind::Encode => ("encode", JobName::Repeatable(format!("eval-encode-{}-", &digest[..16]))),
+        _ => ("ask", JobName::Given(format!("eval-ask-{}", &digest[..16]))),
+    };
     let chosen = app.interruptible(name.choose(services)).await??;
-    let rows = if chosen.has_finished() { Rows::none() } else { rows };
+    let is_done = chosen.has_finished() && kind != JobKind::Encode;
+    let rows = if is_done { Rows::none() } else { rows };
     let mut finished = Finished { rows: Vec::new(), progress: Progress::start(label, app.settings.quiet) };
     job::run(services, spec, rows, &chosen, &mut finished, &app.shutdown).await?;
+    if kind == JobKind::Encode {
+        JobName::acknowledge(services, &chosen.job_id).await;
+    }
     let failed = finished.rows.iter().filter_map(|row| Some((row, row.error.as_ref()?)));
-    let count = failed.clone().inspect(|(row, error)| warn_line(&format!("{}: {}", row.id, error.message))).count();
+    let count = failed.inspect(|(row, error)| warn_line(&format!("{}: {}", row.id, error.message))).count();
     if count > 0 {
+        let (rows, job) = (finished.rows.len(), &chosen.job_id);
         bail!(
-            "{count} of {} rows could not be {verb}; see above, and `e2llm jobs result {}`",
-            finished.rows.len(),
-            chosen.job_id
+            "{count} of {rows} rows failed, see above; to try them again: e2llm jobs delete {job}, then this command"
         );
     }
     Ok(finished.rows)

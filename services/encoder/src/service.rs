@@ -17,8 +17,8 @@ use crate::training::TrainingSession;
 
 /// Most texts of one `Embed` call.
 const MAX_EMBED_TEXTS: usize = 256;
-/// Most training sessions at a time: each holds an adapter, its moments and the graph of a batch.
-const MAX_SESSIONS: usize = 4;
+/// Most training sessions at a time: each holds an adapter, its moments and the graph of a batch, some 200 MB.
+const MAX_SESSIONS: usize = 16;
 /// Responses that may wait for a slow reader.
 const RESPONSES: usize = 16;
 

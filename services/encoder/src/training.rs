@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use candle_core::Tensor;
 use e2llm_api::v1::train_request::Message as Asked;
@@ -24,9 +25,12 @@ use e2llm_train::{
     overlay, serialize, wire,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::timeout;
 use tonic::{Status, Streaming};
 use tracing::info;
 
+/// How long a session may be silent: longer than any batch takes the decoder side.
+const IDLE: Duration = Duration::from_secs(900);
 /// Most values of one tensor: 64 Mi of f32, so that a stream cannot fill the memory.
 const MAX_TENSOR_BYTES: usize = 256 << 20;
 
@@ -52,7 +56,12 @@ impl TrainingSession {
 
     pub(crate) async fn serve(mut self, mut requests: Streaming<TrainRequest>, answers: Answers) {
         loop {
-            let asked = match requests.message().await {
+            let Ok(asked) = timeout(IDLE, requests.message()).await else {
+                let idle = status(ErrorCode::Unavailable, format!("nothing came for {IDLE:?}; open a new session"));
+                let _ = answers.send(Err(idle)).await;
+                return;
+            };
+            let asked = match asked {
                 Ok(Some(TrainRequest { message: Some(asked) })) => asked,
                 Ok(Some(_)) => {
                     let unknown =

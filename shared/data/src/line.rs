@@ -100,6 +100,19 @@ pub struct TaskLine {
     pub split: Option<Split>,
 }
 
+impl TaskLine {
+    /// Whether a text is asked for, about the document as a whole, and not a fact in it.
+    pub fn asks_for_text(&self) -> bool {
+        matches!(self.task.as_str(), "summary" | "headline" | "synopsis")
+    }
+
+    /// The kind of task, and the power of two that its tokens, where they were counted, do not exceed: what is sampled and
+    /// reported together.
+    pub fn group(&self) -> (String, Option<usize>) {
+        (self.task.clone(), self.tokens.and_then(usize::checked_next_power_of_two))
+    }
+}
+
 /// One line of a data file; a line with a `context` is a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]

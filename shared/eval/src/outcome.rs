@@ -63,7 +63,7 @@ pub fn score(task: &TaskLine, prediction: &str) -> (f64, BTreeMap<String, f64>) 
     let reference: Vec<String> =
         if task.answers.is_empty() { task.answer.iter().cloned().collect() } else { task.answers.clone() };
     let metrics: Vec<(&str, f64)> = match task.task.as_str() {
-        "summary" | "headline" | "synopsis" => {
+        _ if task.asks_for_text() => {
             let rouge = rouge(prediction, task.answer.as_deref().unwrap_or_default());
             let (one, two, longest) = (rouge.rouge1.f1, rouge.rouge2.f1, rouge.rouge_l.f1);
             vec![("g_mean", rouge.g_mean()), ("rouge1", one), ("rouge2", two), ("rougeL", longest)]

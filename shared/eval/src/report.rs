@@ -36,7 +36,7 @@ impl Report {
     pub fn new(outcomes: &[Outcome]) -> Self {
         let mut groups: BTreeMap<(&str, Option<usize>), Vec<&Outcome>> = BTreeMap::new();
         for outcome in outcomes {
-            let length = outcome.tokens.map(usize::next_power_of_two);
+            let length = outcome.tokens.and_then(usize::checked_next_power_of_two);
             groups.entry((&outcome.task, length)).or_default().push(outcome);
         }
         Self { rows: groups.into_iter().map(|((task, length), of)| row(task, length, &of)).collect() }

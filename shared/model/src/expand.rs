@@ -43,6 +43,8 @@ pub enum Form {
 const DIVERSITY: f32 = 0.5;
 /// Most chunks that are chosen to be central and mutually different.
 const DIVERSE_TEXTS: usize = 128;
+/// Chunks that do not fit, after which the positions of retrieved text count as used up.
+const MISSES: usize = 4;
 
 /// For a question: raw text of the nearest chunks, soft tokens of the others, nearest first when not all fit.
 pub fn for_question(chunks: &[Candidate<'_>], question: &[f32], budget: Budget, cost: TextCost<'_>) -> Vec<Form> {
@@ -85,7 +87,6 @@ pub fn retrieved(
     positions: usize,
     cost: TextCost<'_>,
 ) -> Vec<Form> {
-    let budget = Budget { positions, expand_chunks: chunks.len(), expand_positions: positions };
     let mut forms = vec![Form::LeftOut; chunks.len()];
     let (order, scores) = match question {
         Some(question) => {
@@ -98,7 +99,16 @@ pub fn retrieved(
             (diverse_order(chunks, &centrality, DIVERSE_TEXTS), centrality)
         }
     };
-    expand(&order, &scores, budget, cost, &mut forms);
+    let (mut left, mut misses) = (positions, 0);
+    for index in order {
+        match cost(index).and_then(|positions| left.checked_sub(positions)) {
+            Some(rest) => (forms[index], left) = (Form::Text(scores[index]), rest),
+            None => misses += 1,
+        }
+        if misses == MISSES {
+            break;
+        }
+    }
     forms
 }
 

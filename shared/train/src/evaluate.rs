@@ -62,13 +62,9 @@ pub struct Evaluation {
 struct Case {
     document: usize,
     chunks: Vec<String>,
+    /// The stretch of the document that the chunks are.
+    text: String,
     target: String,
-}
-
-impl Case {
-    fn length(&self) -> usize {
-        self.chunks.iter().map(String::len).sum()
-    }
 }
 
 /// Measures `count` passages of `corpus`, drawn by `seed`, with the decoder as it stands (LoRA or not).
@@ -87,6 +83,7 @@ pub fn evaluate(
     let case = |(document, [chunk, next]): &(usize, [String; 2]), target: usize| Case {
         document: *document,
         chunks: vec![chunk.clone()],
+        text: chunk.clone(),
         target: [chunk, next][target].clone(),
     };
     let same: Vec<Case> = passages.iter().map(|passage| case(passage, 0)).collect();
@@ -110,13 +107,14 @@ fn abstracts(sampler: &Sampler, corpus: &Corpus, count: usize, seed: u64) -> Res
     for document in order {
         let Document { text, summary, .. } = &corpus.documents[document];
         let Some(summary) = summary.as_ref().filter(|summary| summary.len() > 80) else { continue };
-        let chunks: Vec<String> = sampler
-            .chunker
-            .chunks(text)
-            .take(ANSWER_CHUNKS)
-            .map(|chunk| Ok(chunk?.text(text).to_owned()))
-            .collect::<Result<_>>()?;
-        cases.push(Case { document, chunks, target: summary.clone() });
+        let (mut chunks, mut end) = (Vec::new(), 0);
+        for chunk in sampler.chunker.chunks(text).take(ANSWER_CHUNKS) {
+            let chunk = chunk?;
+            chunks.push(chunk.text(text).to_owned());
+            end = chunk.end;
+        }
+        let text = text[..end].trim().to_owned();
+        cases.push(Case { document, chunks, text, target: summary.clone() });
         if cases.len() == count {
             break;
         }
@@ -154,7 +152,7 @@ fn draw(sampler: &Sampler, corpus: &Corpus, count: usize, seed: u64) -> Result<V
 fn others(cases: &[Case]) -> Result<Vec<usize>> {
     let nearest = |own: &Case| {
         let others = cases.iter().enumerate().filter(|(_, case)| case.document != own.document);
-        others.min_by_key(|(_, case)| case.length().abs_diff(own.length())).map(|(index, _)| index)
+        others.min_by_key(|(_, case)| case.text.len().abs_diff(own.text.len())).map(|(index, _)| index)
     };
     let found: Option<Vec<usize>> = cases.iter().map(nearest).collect();
     found.ok_or_else(|| {
@@ -198,7 +196,7 @@ fn context(sampler: &Sampler, [right, wrong]: [&Case; 2], kind: usize, objective
         0 => soft(right),
         1 => soft(wrong),
         2 => vec![],
-        _ => vec![Part::Tokens(sampler.tokenizer.encode_plain(&right.chunks.concat())?)],
+        _ => vec![Part::Tokens(sampler.tokenizer.encode_plain(&right.text)?)],
     };
     let sample = sampler.passage_sample(objective, parts, &right.target)?;
     sample.ok_or_else(|| {

@@ -36,7 +36,7 @@ pub use checkpoint::{Checkpoint, Checkpoints};
 pub use corpus::{Corpus, Document, Task};
 pub use error::{Result, TrainError};
 pub use evaluate::{Evaluation, Losses, evaluate};
-pub use export::{BundleFiles, BundleParts, Names};
+pub use export::{BundleFiles, BundleParts, Names, write_bundle};
 pub use learned::Learned;
 pub use optimizer::{AdamW, AdamWConfig, Parameters};
 pub use recipe::{DecoderMode, Features, PretrainStage, Recipe, Stage};

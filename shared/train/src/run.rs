@@ -17,7 +17,7 @@ use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::corpus::Corpus;
 use crate::error::{Result, TrainError};
 use crate::evaluate::{Evaluation, evaluate};
-use crate::export::{BundleFiles, BundleParts, Names, OPTIONAL_FILES};
+use crate::export::{BundleFiles, BundleParts, Names, write_bundle};
 use crate::optimizer::Parameters;
 use crate::recipe::{Recipe, Stage};
 use crate::sample::{Objective, Sampler};
@@ -226,7 +226,6 @@ impl<'a> Run<'a> {
             let problem = "this recipe makes no bundle (table features, or a decoder trained in full); measure it with `train evaluate`";
             return Err(TrainError::Invalid(problem.to_owned()));
         }
-        std::fs::create_dir_all(directory).map_err(TrainError::io(directory))?;
         let session = &self.trainer.session;
         let parts = BundleParts {
             adapter: session.parameters().tensors(),
@@ -235,17 +234,7 @@ impl<'a> Run<'a> {
         };
         let names = Names { bundle: name, encoder, decoder };
         let bundle = BundleFiles::new(&self.recipe, names, session.adapter().config().clone(), &parts)?;
-        for name in OPTIONAL_FILES.iter().filter(|name| !bundle.files.contains_key(*name)) {
-            remove_if_there(&directory.join(name))?;
-        }
-        // The configuration comes last, so that a directory with one is whole.
-        let (configuration, tensors): (Vec<_>, Vec<_>) =
-            bundle.files.iter().partition(|(name, _)| **name == "bundle.json");
-        for (name, bytes) in tensors.into_iter().chain(configuration) {
-            let path = directory.join(name);
-            std::fs::write(&path, bytes).map_err(TrainError::io(&path))?;
-        }
-        Ok(())
+        write_bundle(directory, &bundle.files)
     }
 }
 
@@ -253,14 +242,6 @@ impl<'a> Run<'a> {
 pub fn finished(recipe: &Recipe, directory: &Path) -> Result<Option<Checkpoint>> {
     let state = Checkpoints::at(directory).state(&digest(recipe)?)?;
     Ok(state.filter(|state| state.stage >= recipe.stages.len()))
-}
-
-/// A file of an earlier export that this one does not have.
-fn remove_if_there(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io(path)(error)),
-        _ => Ok(()),
-    }
 }
 
 pub(crate) fn digest(recipe: &Recipe) -> Result<String> {

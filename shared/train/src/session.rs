@@ -9,9 +9,9 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use e2llm_model::{Adapter, AdapterConfig, Bridge, ContentRows, LoraConfig, TextEncoder, TextTokenizer};
 
+pub(crate) use start::silence_values;
 #[cfg(test)]
 pub(crate) use start::tests::tiny;
-pub(crate) use start::silence_values;
 pub use start::{initial_adapter, initial_lora, order_heads};
 pub(crate) use states::StateCache;
 

@@ -16,7 +16,7 @@ pub fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
 /// When there are more or fewer.
 pub fn from_bytes(bytes: &[u8], (rows, width): (usize, usize)) -> Result<Tensor> {
     let (values, rest) = bytes.as_chunks::<4>();
-    if !rest.is_empty() || values.len() != rows * width {
+    if !rest.is_empty() || Some(values.len()) != rows.checked_mul(width) {
         let problem = format!("{} bytes came for an f32 tensor of [{rows}, {width}]", bytes.len());
         return Err(TrainError::Invalid(problem));
     }

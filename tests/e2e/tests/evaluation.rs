@@ -15,7 +15,7 @@ fn workplace() -> Workplace {
         json!({
             "id": id,
             "task": "niah_single",
-            "context": format!("{hay}The special magic number is {value}. {hay}"),
+            "context": format!("{hay}\u{c}{}The special magic number is {value}. {hay}", "\n".repeat(300)),
             "prompt": "Answer the question using the text above.\n\nQuestion: What is the special magic number?",
             "answers": [value],
             "tokens": 400,
@@ -67,10 +67,14 @@ fn systems_read_what_they_say_and_a_repeated_command_repeats_nothing() {
     assert!(positions("none", "positions") < 60);
     let other = of.iter().filter(|outcome| outcome["system"] == "other").count();
     assert_eq!((other, row["soft_credit"]["count"].as_u64()), (2, Some(2)));
-    let jobs = place.json(&["jobs", "list"]).succeeded().rows().len();
+    let asked = || {
+        let jobs = place.json(&["jobs", "list"]).succeeded().rows();
+        jobs.iter().filter(|job| job["job_id"].as_str().unwrap().starts_with("eval-ask-")).count()
+    };
+    assert_eq!(asked(), 1);
     let again = place.json(&command).succeeded().rows().remove(0);
     assert_eq!((again, outcomes(&place)), (row, of), "the same answers, to the microsecond");
-    assert_eq!(place.json(&["jobs", "list"]).succeeded().rows().len(), jobs);
+    assert_eq!(asked(), 1);
 }
 
 #[test]

@@ -27,7 +27,10 @@ impl Parameters {
                 return Err(format!("tensor {name} is {:?}, not F32", tensor.dtype()));
             }
             let (values, _) = tensor.data().as_chunks::<4>();
-            let values = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
+            let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
+            if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+                return Err(format!("tensor {name} holds {value}"));
+            }
             parameters.insert(name.to_owned(), (tensor.shape().to_vec(), values));
         }
         Ok(Self(parameters))
@@ -75,7 +78,7 @@ impl Parameters {
         Self(self.0.iter().map(zero).collect())
     }
 
-    fn is_like(&self, other: &Self) -> bool {
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
         let shape = |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f32>))| (name.clone(), shape.clone());
         self.0.iter().map(shape).eq(other.0.iter().map(shape))
     }
@@ -89,18 +92,24 @@ pub(crate) struct Mean {
 }
 
 impl Mean {
-    /// Whether parameters are like those added before in names and shapes.
+    /// Of parameters that are like these.
+    pub(crate) fn like(parameters: &Parameters) -> Self {
+        let zero = |(name, (shape, values)): (&String, &(Vec<usize>, Vec<f32>))| {
+            (name.clone(), (shape.clone(), vec![0.0; values.len()]))
+        };
+        Self { sum: parameters.0.iter().map(zero).collect(), members: 0 }
+    }
+
+    /// Whether parameters are like those expected, or else added before, in names and shapes.
     pub(crate) fn accepts(&self, parameters: &Parameters) -> bool {
         let names = |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f64>))| (name.clone(), shape.clone());
         let others = |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f32>))| (name.clone(), shape.clone());
-        self.members == 0 || self.sum.iter().map(names).eq(parameters.0.iter().map(others))
+        self.sum.is_empty() || self.sum.iter().map(names).eq(parameters.0.iter().map(others))
     }
 
-    /// Adds what [`Mean::accepts`]; whatever else does not count.
+    /// Adds what [`Mean::accepts`].
     pub(crate) fn add(&mut self, parameters: Parameters) {
-        if !self.accepts(&parameters) {
-            return;
-        }
+        debug_assert!(self.accepts(&parameters));
         self.members += 1;
         for (name, (shape, values)) in parameters.0 {
             let (_, sum) = self.sum.entry(name).or_insert_with(|| (shape, vec![0.0; values.len()]));
@@ -160,13 +169,17 @@ mod tests {
     }
 
     #[test]
-    fn members_with_other_parameters_are_not_accepted_and_do_not_count() {
+    fn other_parameters_are_not_accepted_and_those_that_are_no_numbers_not_read() {
         let mut mean = Mean::default();
         assert!(mean.accepts(&parameters(&[1.0])));
         mean.add(parameters(&[1.0]));
         assert!(!mean.accepts(&parameters(&[1.0, 2.0])));
-        mean.add(parameters(&[1.0, 2.0]));
         assert_eq!(mean.finish(), Some(parameters(&[1.0])));
+        let mean = Mean::like(&parameters(&[5.0, 5.0]));
+        assert!(!mean.accepts(&parameters(&[1.0])) && mean.accepts(&parameters(&[1.0, 2.0])));
+        assert_eq!(mean.finish(), None, "nothing was added");
+        let error = Parameters::read(&parameters(&[f32::NAN]).write().unwrap()).unwrap_err();
+        assert!(error.contains("lora.value.a holds NaN"), "{error}");
         assert_eq!(Mean::default().finish(), None);
     }
 }

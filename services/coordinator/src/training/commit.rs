@@ -114,14 +114,18 @@ impl Engine {
         if let Some(record) = self.journal.round(id, due.number).await? {
             return Ok(Some(record));
         }
-        let (shares, encoder, decoder) = self.averaged(id, &due).await?;
+        let before = [self.before(&due, Side::Encoder).await?, self.before(&due, Side::Decoder).await?];
+        let (shares, [encoder, decoder]) = self.averaged(id, &due, &before).await?;
+        let [encoder_before, decoder_before] = before;
         if shares.is_empty() && !due.is_last {
             return Ok(None);
         }
         let mut record = RoundRecord { left_out: due.round.members - shares.len() as u32, ..summed(&shares) };
         record.members = shares.iter().map(state).collect();
-        (record.encoder, record.encoder_velocity) = self.outer_step(id, &due, encoder, Side::Encoder).await?;
-        (record.decoder, record.decoder_velocity) = self.outer_step(id, &due, decoder, Side::Decoder).await?;
+        (record.encoder, record.encoder_velocity) =
+            self.outer_step(id, &due, encoder_before, encoder, Side::Encoder).await?;
+        (record.decoder, record.decoder_velocity) =
+            self.outer_step(id, &due, decoder_before, decoder, Side::Decoder).await?;
         reach_with("coordinator.round_averaged", due.number);
         let record = self.journal.commit_round(id, due.number, record).await?;
         reach_with("coordinator.round_committed", due.number);
@@ -144,8 +148,19 @@ impl Engine {
 
     /// The shares that count, and the means of both sides. A member whose state is damaged, gone or of another shape is left
     /// out: it must not hold up the round.
-    async fn averaged(&self, id: &JobId, due: &Due) -> Result<(Vec<(u32, MemberRound)>, Mean, Mean)> {
-        let (mut counted, mut encoder, mut decoder) = (Vec::new(), Mean::default(), Mean::default());
+    async fn averaged(
+        &self,
+        id: &JobId,
+        due: &Due,
+        before: &[Option<Parameters>; 2],
+    ) -> Result<(Vec<(u32, MemberRound)>, [Mean; 2])> {
+        // A stage may begin with another ratio, and so with other shapes; within one they stay.
+        let expected = |before: &Option<Parameters>| match before {
+            Some(before) if due.round.first_step > 0 => Mean::like(before),
+            _ => Mean::default(),
+        };
+        let [mut encoder, mut decoder] = before.each_ref().map(expected);
+        let mut counted = Vec::new();
         for (member, share) in self.shares(id, due).await? {
             if due.round.kind() != Kind::Export
                 && let Err(reason) = self.add(&share, [&mut encoder, &mut decoder]).await?
@@ -155,7 +170,7 @@ impl Engine {
             }
             counted.push((member, share));
         }
-        Ok((counted, encoder, decoder))
+        Ok((counted, [encoder, decoder]))
     }
 
     /// Adds both sides of a share to their means, or neither: then says why.
@@ -165,7 +180,7 @@ impl Engine {
             let Some(object) = object else { continue };
             match self.parameters(object).await {
                 Ok(parameters) if mean.accepts(&parameters) => sides.push((mean, parameters)),
-                Ok(_) => return Ok(Err(format!("{} has other parameters than the first member's", object.path))),
+                Ok(_) => return Ok(Err(format!("{} has other parameters than the round", object.path))),
                 Err(error) if matches!(error.code(), ErrorCode::Corrupt | ErrorCode::NotFound) => {
                     return Ok(Err(error.to_string()));
                 }
@@ -181,16 +196,14 @@ impl Engine {
         &self,
         id: &JobId,
         due: &Due,
+        before: Option<Parameters>,
         mean: Mean,
         side: Side,
     ) -> Result<(Option<ObjectRef>, Option<ObjectRef>)> {
-        let (before, velocity) = side.before(&due.before);
-        let Some(mean) = mean.finish() else { return Ok((before, velocity)) };
-        let is_joint = due.round.kind() == Kind::Joint;
-        let before = match &before {
-            Some(object) if is_joint => Some(self.parameters(object).await?),
-            _ => None,
-        };
+        let (unchanged, velocity) = side.before(&due.before);
+        let Some(mean) = mean.finish() else { return Ok((unchanged, velocity)) };
+        // Where shapes have changed with the stage there is no way from the old parameters to the new.
+        let before = before.filter(|before| before.is_like(&mean));
         let mut old_velocity = match &velocity {
             Some(object) => self.parameters(object).await?,
             None => Parameters::default(),
@@ -213,6 +226,14 @@ impl Engine {
             None => None,
         };
         Ok((Some(parameters), velocity))
+    }
+
+    /// Parameters that a round of joint training starts from.
+    async fn before(&self, due: &Due, side: Side) -> Result<Option<Parameters>> {
+        match side.before(&due.before).0 {
+            Some(object) if due.round.kind() == Kind::Joint => Ok(Some(self.parameters(&object).await?)),
+            _ => Ok(None),
+        }
     }
 
     async fn parameters(&self, object: &ObjectRef) -> Result<Parameters> {

@@ -159,7 +159,7 @@ impl Training {
         if now < since + wait { Vec::new() } else { rows.filter(|row| !is_final(*row)).collect() }
     }
 
-    pub(crate) fn status(&self) -> TrainStatus {
+    pub(crate) fn status(&self, is_final: impl Fn(u64) -> bool) -> TrainStatus {
         let joint = |round: &&TrainRound| round.kind() == Kind::Joint;
         let steps = |rounds: &[TrainRound]| rounds.iter().filter(joint).map(|round| u64::from(round.steps)).sum();
         let committed = &self.spec.rounds[..self.committed.min(self.spec.rounds.len())];
@@ -167,8 +167,9 @@ impl Training {
         let shares: Vec<(u32, MemberRound)> =
             self.open.iter().map(|(row, (_, share))| (*row as u32, share.clone())).collect();
         let open = summed(&shares);
-        let members = self.open_rows().map_or(0, |rows| rows.count());
-        let slowest = self.open.values().map(|(steps, _)| *steps).min().filter(|_| self.open.len() == members);
+        let of_round = self.spec.rounds.get(self.committed).map_or(0, |round| round.steps);
+        let own = |row: u64| if is_final(row) { of_round } else { self.open.get(&row).map_or(0, |(steps, _)| *steps) };
+        let slowest = self.open_rows().and_then(|rows| rows.map(own).min());
         TrainStatus {
             rounds: u32::try_from(self.spec.rounds.len()).unwrap_or(u32::MAX),
             rounds_committed: u32::try_from(self.committed).unwrap_or(u32::MAX),
@@ -267,13 +268,14 @@ mod tests {
             ..MemberRound::default()
         };
         training.note(1, 3, share(2.0, 30));
-        assert_eq!(training.status().steps_open, 0, "the other member has told nothing yet");
+        assert_eq!(training.status(|_| false).steps_open, 0, "the other member has told nothing yet");
+        assert_eq!(training.status(|row| row == 2).steps_open, 3, "the other member has finished");
         training.note(2, 2, share(4.0, 10));
         training.note(9, 9, share(9.0, 9));
-        let status = training.status();
+        let status = training.status(|_| false);
         assert_eq!((status.steps_open, status.targets_open, status.losses_open[0].loss), (2, 40, 2.5));
         training.commit(record(&[0]));
-        assert_eq!(training.status().targets_open, 0);
+        assert_eq!(training.status(|_| false).targets_open, 0);
     }
 
     #[test]

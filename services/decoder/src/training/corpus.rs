@@ -34,6 +34,7 @@ impl Corpora {
         while let Some(block) = blocks.try_next().await? {
             corpus.append_lines("training data", block.as_bytes()).map_err(CorpusError::Lines)?;
         }
+        corpus.refuse_test().map_err(CorpusError::Lines)?;
         let corpus = Arc::new(corpus);
         *last = Some((hashes, corpus.clone()));
         Ok(corpus)

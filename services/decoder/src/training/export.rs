@@ -7,7 +7,7 @@ use super::models::DecoderSide;
 use super::tasks::Work;
 
 impl Work {
-    /// Writes the committed parameters as a bundle, `bundles/<fingerprint>/…`.
+    /// Writes the committed parameters as a bundle, `bundles/<fingerprint>-<hash of all files>/…`.
     pub(super) fn export(&self, side: &DecoderSide) -> Result<MemberRound, ShareError> {
         let of = |state: &Option<e2llm_api::v1::SideState>| -> Option<ObjectRef> { state.clone()?.parameters };
         let untrained = || ShareError::Task("there is nothing to export: no round was committed before".to_owned());
@@ -26,9 +26,10 @@ impl Work {
         };
         let bundle = BundleFiles::new(&self.recipe, names, adapter, &parts)?;
         let fingerprint = bundle.fingerprint(&words.encoder.sha256, &words.decoder.sha256)?;
+        let digest = bundle.digest().to_hex();
         let mut bundle_files = Vec::new();
         for (name, bytes) in bundle.files {
-            let path = format!("bundles/{fingerprint}/{name}");
+            let path = format!("bundles/{fingerprint}-{}/{name}", &digest[..8]);
             bundle_files.push(self.runtime.block_on(self.store.put_verified(&path, bytes.into()))?);
         }
         Ok(MemberRound { bundle: fingerprint, bundle_files, ..MemberRound::default() })

@@ -133,8 +133,11 @@ impl EncoderSession for RemoteSession {
             bytes.extend(frame.values);
             if frame.last {
                 let counts: Vec<usize> = frame.counts.iter().map(|count| *count as usize).collect();
-                let rows = counts.iter().sum();
-                return Ok(SoftBatch { values: wire::from_bytes(&bytes, (rows, self.d_model))?, counts });
+                if counts.len() != chunks.len() {
+                    return Err(broken(&format!("soft tokens of {} chunks for {}", counts.len(), chunks.len())));
+                }
+                let values = wire::from_bytes(&bytes, (counts.iter().sum(), self.d_model));
+                return Ok(SoftBatch { values: values.map_err(|error| broken(&error.to_string()))?, counts });
             }
         }
     }
@@ -169,6 +172,11 @@ impl EncoderSession for RemoteSession {
     fn restore(&mut self, _: &HashMap<String, Tensor>) -> Result<()> {
         Err(TrainError::Invalid("the encoder side restores its own state when its session opens".to_owned()))
     }
+}
+
+/// The encoder says what cannot be.
+fn broken(message: &str) -> TrainError {
+    TrainError::Session { message: format!("the encoder's answer cannot be used: {message}"), is_retriable: false }
 }
 
 /// The process on the other side has gone; another one may take the share.

@@ -50,7 +50,7 @@ fn unknown(text: &str) -> String {
 pub(crate) enum Precision {
     /// 32 bits.
     F32,
-    /// Half the memory and more than twice the speed, on a GPU.
+    /// 16 bits, half the memory: for GPUs.
     Bf16,
 }
 

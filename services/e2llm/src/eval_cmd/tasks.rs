@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -27,6 +27,7 @@ impl Tasks {
     pub(super) fn read(paths: &[PathBuf], samples: Option<usize>) -> Result<Self> {
         let mut tasks = Self::default();
         let mut taken: HashMap<(String, Option<usize>), usize> = HashMap::new();
+        let mut ids = HashSet::new();
         for path in paths {
             let mut lines = Lines::open(path)?;
             while let Some(line) = lines.next() {
@@ -37,8 +38,7 @@ impl Tasks {
                         path.display()
                     );
                 };
-                let group = (line.task.clone(), line.tokens.map(usize::next_power_of_two));
-                let of_group = taken.entry(group).or_default();
+                let of_group = taken.entry(line.group()).or_default();
                 if samples.is_some_and(|samples| *of_group >= samples) {
                     continue;
                 }
@@ -46,11 +46,15 @@ impl Tasks {
                 if line.answer.is_none() && line.answers.is_empty() {
                     bail!("{} line {number}: task {:?} has no answer to judge by", path.display(), line.id);
                 }
+                if !ids.insert(line.id.clone()) {
+                    bail!(
+                        "{} line {number}: task id {:?} stands twice in the files; ids must differ",
+                        path.display(),
+                        line.id
+                    );
+                }
                 tasks.add(line);
             }
-        }
-        if tasks.sampled.iter().any(|task| tasks.sampled.iter().filter(|t| t.line.id == task.line.id).count() > 1) {
-            bail!("the same task id stands twice in the files; ids must differ");
         }
         tasks.choose_others()?;
         Ok(tasks)

@@ -65,7 +65,14 @@ impl Rows {
 
     /// Recognises an input that has no name, by what it begins with.
     pub(crate) fn beginning(&self) -> blake3::Hash {
-        blake3::hash(format!("{:?}", self.head).as_bytes())
+        let mut hasher = blake3::Hasher::new();
+        for part in &self.head {
+            match part {
+                Part::Piece(text) => hasher.update(text),
+                other => hasher.update(format!("{other:?}").as_bytes()),
+            };
+        }
+        hasher.finalize()
     }
 
     /// The messages of a submission. Of the first `planned` rows, whose texts are stored, only hashes are sent.

@@ -49,7 +49,7 @@ impl Weight {
         })
     }
 
-    /// Rows `ids` as f32 `[ids, in]`.
+    /// Rows `ids` `[ids, in]`, of the weight's dtype, f32 where that is quantised.
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Weight::Dense(weight) | Weight::Trained(weight) => weight.index_select(ids, 0)?,

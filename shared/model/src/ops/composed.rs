@@ -38,6 +38,10 @@ pub(super) fn attention(of: &Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> R
         next = span.queries.end;
         outputs.push(attend(of, span, q, k, v)?);
     }
+    let rows = q.dim(0)?;
+    if next != rows || outputs.is_empty() {
+        candle_core::bail!("attention of {rows} rows got spans that end at row {next}");
+    }
     Tensor::cat(&outputs, 0)
 }
 

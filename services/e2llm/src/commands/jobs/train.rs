@@ -10,7 +10,7 @@ use e2llm_api::v1::train_round::Kind;
 use e2llm_api::v1::{
     BundlePiece, GetBundleRequest, JobKind, JobSpec, JobStatus, RowResult, TextPiece, TextRef, TrainRound, TrainSpec,
 };
-use e2llm_train::{Corpus, Recipe, rounds};
+use e2llm_train::{Corpus, Recipe, rounds, write_bundle};
 use futures::TryStreamExt;
 
 use super::super::bulk::common_spec;
@@ -23,9 +23,6 @@ use crate::progress::Progress;
 
 /// Bytes after which a block of training data is closed: few objects, none too large to send again.
 const BLOCK_BYTES: usize = 4 << 20;
-
-/// What a directory must hold to be a bundle.
-const BUNDLE_HEAD: &str = "bundle.json";
 
 /// Stores the data and plans the job: its name, and the services that planned it.
 pub(super) async fn submit(app: &App, work: &TrainWork) -> Result<(Services, String)> {
@@ -154,14 +151,7 @@ pub(super) async fn fetch_bundle(services: &Services, status: &JobStatus, direct
     while let Some(BundlePiece { file, bytes }) = pieces.try_next().await.map_err(of_status)? {
         files.entry(file).or_default().extend(bytes);
     }
-    std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    let (heads, tensors): (Vec<_>, Vec<_>) = files.into_iter().partition(|(file, _)| file == BUNDLE_HEAD);
-    // The file that makes a directory a bundle comes last.
-    for (file, bytes) in tensors.into_iter().chain(heads) {
-        let Some(name) = Path::new(&file).file_name() else { continue };
-        let path = directory.join(name);
-        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    write_bundle(directory, &files)?;
     Ok(fingerprint)
 }
 
