@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 fn workplace() -> Workplace {
     let place = Workplace::new();
     let hay =
-        "The harbour was built of grey stone, and its light was lit at dusk. Boats came in with the tide. ".repeat(8);
+        "The harbour was built of grey stone, and its light was lit at dusk. Boats came in with the tide. ".repeat(5);
     let task = |id: &str, value: &str| {
         json!({
             "id": id,
             "task": "niah_single",
-            "context": format!("{hay}\u{c}{}The special magic number is {value}. {hay}", "\n".repeat(300)),
+            "context": format!("{hay}\u{c}{}The special magic number is {value}. {hay}", "\n".repeat(2000)),
             "prompt": "Answer the question using the text above.\n\nQuestion: What is the special magic number?",
             "answers": [value],
             "tokens": 400,
@@ -38,7 +38,7 @@ fn systems_read_what_they_say_and_a_repeated_command_repeats_nothing() {
         "eval",
         "tasks.jsonl",
         "--max-tokens",
-        "16",
+        "8",
         "--expand",
         "1",
         "--expand-positions",
@@ -57,7 +57,7 @@ fn systems_read_what_they_say_and_a_repeated_command_repeats_nothing() {
         of.iter().find(|outcome| outcome["system"] == system).unwrap()[kind].as_u64().unwrap()
     };
     let soft = positions("soft", "soft_positions");
-    assert!(soft > 80 && positions("expand", "soft_positions") < soft, "a chunk is text");
+    assert!(soft > 50 && positions("expand", "soft_positions") < soft, "a chunk is text");
     assert_eq!(positions("other", "soft_positions"), positions("expand", "soft_positions"));
     for system in ["rag", "opening", "full", "none"] {
         assert_eq!(positions(system, "soft_positions"), 0, "{system}");
