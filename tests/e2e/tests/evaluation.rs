@@ -38,7 +38,7 @@ fn systems_read_what_they_say_and_a_repeated_command_repeats_nothing() {
         "eval",
         "tasks.jsonl",
         "--max-tokens",
-        "8",
+        "14",
         "--expand",
         "1",
         "--expand-positions",
