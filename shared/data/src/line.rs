@@ -1,5 +1,6 @@
 //! The two shapes of a data line, and the splits.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -86,6 +87,12 @@ pub struct TaskLine {
     /// The strings that a right answer contains, where that can be checked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub answers: Vec<String>,
+    /// What there is to choose from, in order; `answer` is the letter of the right one, from A on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<String>,
+    /// What a benchmark says of the task, such as its difficulty: reported apart.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// What was asked for: the keys of needles, the value of variables, the label of a question.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,

@@ -57,7 +57,7 @@ impl Outcome {
 }
 
 /// What an answer is worth, by the kind of its task: RULER's string match for needles, variables and words; for questions
-/// whether any of the answers is contained; for texts G-mean, (ROUGE-1 · ROUGE-2 · ROUGE-L)^⅓ of F1 (E2LLM, arXiv
+/// whether any of the answers is contained; for choices the letter; for texts G-mean, (ROUGE-1 · ROUGE-2 · ROUGE-L)^⅓ of F1 (E2LLM, arXiv
 /// 2409.06679). With all metrics of that kind.
 pub fn score(task: &TaskLine, prediction: &str) -> (f64, BTreeMap<String, f64>) {
     let reference: Vec<String> =
@@ -68,6 +68,7 @@ pub fn score(task: &TaskLine, prediction: &str) -> (f64, BTreeMap<String, f64>) 
             let (one, two, longest) = (rouge.rouge1.f1, rouge.rouge2.f1, rouge.rouge_l.f1);
             vec![("g_mean", rouge.g_mean()), ("rouge1", one), ("rouge2", two), ("rougeL", longest)]
         }
+        "choice" => vec![("accuracy", f64::from(u8::from(chosen(prediction, task.choices.len()) == task.answer)))],
         "qa" => vec![
             ("string_match", string_match_any(prediction, &reference)),
             ("f1", f1(prediction, &reference)),
@@ -77,6 +78,13 @@ pub fn score(task: &TaskLine, prediction: &str) -> (f64, BTreeMap<String, f64>) 
     };
     let score = metrics.first().map_or(0.0, |(_, value)| *value);
     (score, metrics.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+/// The first letter of a choice that stands alone in an answer.
+fn chosen(prediction: &str, choices: usize) -> Option<String> {
+    let letters: Vec<String> = (b'A'..=b'Z').take(choices).map(|letter| char::from(letter).to_string()).collect();
+    let mut words = prediction.split(|c: char| !c.is_alphanumeric());
+    words.find(|word| letters.iter().any(|letter| letter == word)).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -95,6 +103,22 @@ mod tests {
         assert_eq!((any, metrics["exact_match"]), (1.0, 0.0));
         let untold = TaskLine { task: "qa".to_owned(), answer: Some("blue".to_owned()), ..TaskLine::default() };
         assert_eq!(score(&untold, "blue").1["exact_match"], 1.0, "an answer without alternatives");
+    }
+
+    #[test]
+    fn a_choice_is_the_first_letter_that_stands_alone() {
+        let choice = TaskLine {
+            task: "choice".to_owned(),
+            answer: Some("C".to_owned()),
+            choices: vec![String::new(); 4],
+            ..TaskLine::default()
+        };
+        let right = |prediction: &str| score(&choice, prediction).0;
+        assert_eq!(
+            (right("C"), right("The correct answer is (C)."), right("B, not C"), right("Cats")),
+            (1.0, 1.0, 0.0, 0.0)
+        );
+        assert_eq!(right("E is the letter; C"), 1.0, "there are four choices");
     }
 
     #[test]

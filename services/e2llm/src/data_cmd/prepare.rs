@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use e2llm_data::Split;
 use e2llm_data::prepare::{self, Job, Report};
-use e2llm_model::prompt::SUMMARIZE;
+use e2llm_model::prompt::{self, SUMMARIZE};
 use serde_json::json;
 
 use crate::output::print_line;
@@ -26,6 +26,18 @@ enum Source {
     Packages,
     /// Directories of .txt files, each a headline, a blank line and an article; tasks: an article to its headline
     News,
+    /// LongBench v2: data.json, multiple choice; test tasks alone, as of all benchmarks
+    LongbenchV2,
+    /// QuALITY: QuALITY.v1.0.1.htmlstripped.dev and the like, multiple choice
+    Quality,
+    /// QMSum: data/ALL/jsonl/test.jsonl and the like, questions about meetings
+    Qmsum,
+    /// GovReport: JSON Lines of {"report", "summary"}
+    Govreport,
+    /// TriviaQA: the unpacked directory with qa/ and evidence/, or JSON Lines of LongBench
+    Triviaqa,
+    /// NarrativeQA: the repository's directory with qaps.csv and the stories in tmp/
+    Narrativeqa,
 }
 
 /// Flags of `e2llm data prepare`.
@@ -52,12 +64,19 @@ pub(super) fn run(args: &PrepareArgs, settings: &Settings) -> Result<()> {
         Source::Text => prepare::text,
         Source::Packages => prepare::packages,
         Source::News => prepare::news,
+        Source::LongbenchV2 => prepare::longbench_v2,
+        Source::Quality => prepare::quality,
+        Source::Qmsum => prepare::qmsum,
+        Source::Govreport => prepare::govreport,
+        Source::Triviaqa => prepare::triviaqa,
+        Source::Narrativeqa => prepare::narrativeqa,
     };
     let report = prepare(&mut Job {
         inputs: &args.inputs,
         output: &args.output,
         seed: args.seed,
         summarize: SUMMARIZE,
+        question: prompt::question,
         progress: &mut |done, of| meter.update(done, of, ""),
     })?;
     let seconds = (meter.seconds() * 10.0).round() / 10.0;

@@ -6,11 +6,13 @@
 //! | [`text()`] | text | by a hash of the id |
 //! | [`packages()`] | `synopsis` tasks | by a hash of the description's first paragraph, which families share |
 //! | [`news()`] | `headline` tasks | by a hash of the article |
+//! | [`longbench_v2()`], [`quality()`], [`qmsum()`], [`govreport()`], [`triviaqa()`], [`narrativeqa()`] | tasks of published benchmarks | all test |
 //!
 //! Texts stream: held in memory are one document, about 600 bytes per document to find duplicates with and, for RFCs, eight
 //! to twenty bytes per word of the test split. Test claims its documents first, then validation, so that a duplicate is
 //! taken out of what is trained on.
 
+mod benchmarks;
 mod files;
 mod html;
 mod layout;
@@ -29,6 +31,7 @@ use crate::error::{DataError, Result};
 use crate::io::LineWriter;
 use crate::line::{PlainLine, Split, TaskLine};
 
+pub use benchmarks::{govreport, longbench_v2, narrativeqa, qmsum, quality, triviaqa};
 pub use news::news;
 pub use packages::packages;
 pub use rfc::rfc;
@@ -44,6 +47,8 @@ pub struct Job<'a> {
     pub seed: u64,
     /// The instruction of a summary.
     pub summarize: &'a str,
+    /// The instruction of a question.
+    pub question: fn(&str) -> String,
     /// Is told documents read, and how many there are if that is known.
     pub progress: &'a mut dyn FnMut(u64, Option<u64>),
 }

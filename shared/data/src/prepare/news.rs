@@ -87,7 +87,15 @@ mod tests {
             std::fs::write(inputs[0].join(name), text).unwrap();
         }
         let progress = &mut |_, _| {};
-        let report = news(&mut Job { inputs: &inputs, output: &output, seed: 0, summarize: "", progress }).unwrap();
+        let report = news(&mut Job {
+            inputs: &inputs,
+            output: &output,
+            seed: 0,
+            summarize: "",
+            question: str::to_owned,
+            progress,
+        })
+        .unwrap();
         assert_eq!(report.read, 4);
         let reasons = [("duplicate", 1), ("fewer than 50 words", 1), ("no headline above the text", 1)];
         assert_eq!(report.dropped, reasons.into());

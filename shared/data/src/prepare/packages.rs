@@ -125,7 +125,15 @@ mod tests {
         let (inputs, output) = ([dir.path().join("Translation-en")], dir.path().join("out"));
         std::fs::write(&inputs[0], FILE).unwrap();
         let progress = &mut |_, _| {};
-        let report = packages(&mut Job { inputs: &inputs, output: &output, seed: 0, summarize: "", progress }).unwrap();
+        let report = packages(&mut Job {
+            inputs: &inputs,
+            output: &output,
+            seed: 0,
+            summarize: "",
+            question: str::to_owned,
+            progress,
+        })
+        .unwrap();
         assert_eq!((report.read, report.tasks.values().sum::<u64>()), (3, 1));
         assert_eq!(report.dropped, [("duplicate", 1), ("fewer than 30 words", 1)].into());
         let split = report.tasks.keys().next().unwrap();
@@ -141,7 +149,8 @@ mod tests {
         let (inputs, output) = ([dir.path().join("Packages")], dir.path().join("out"));
         std::fs::write(&inputs[0], "Package: a\nDescription: short only\n").unwrap();
         let progress = &mut |_, _| {};
-        let mut job = Job { inputs: &inputs, output: &output, seed: 0, summarize: "", progress };
+        let mut job =
+            Job { inputs: &inputs, output: &output, seed: 0, summarize: "", question: str::to_owned, progress };
         let error = packages(&mut job).unwrap_err().to_string();
         assert!(error.contains("Translation-en"), "{error}");
     }

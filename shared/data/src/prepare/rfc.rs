@@ -128,7 +128,14 @@ mod tests {
         }
         let (inputs, output) = ([dir.path().join("in")], dir.path().join("out"));
         let progress = &mut |_, _| {};
-        let report = rfc(&mut Job { inputs: &inputs, output: &output, seed: 0, summarize: "Summarize.", progress });
+        let report = rfc(&mut Job {
+            inputs: &inputs,
+            output: &output,
+            seed: 0,
+            summarize: "Summarize.",
+            question: str::to_owned,
+            progress,
+        });
         (dir, report)
     }
 

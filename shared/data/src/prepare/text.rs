@@ -100,7 +100,9 @@ mod tests {
         }
         let (inputs, output) = ([root], dir.path().join("out"));
         let progress = &mut |_, _| {};
-        let report = text(&mut Job { inputs: &inputs, output: &output, seed, summarize: "", progress }).unwrap();
+        let report =
+            text(&mut Job { inputs: &inputs, output: &output, seed, summarize: "", question: str::to_owned, progress })
+                .unwrap();
         let mut found = BTreeMap::new();
         for split in report.texts.keys() {
             let lines = Lines::open(&output.join(format!("{}.jsonl", split.name()))).unwrap();

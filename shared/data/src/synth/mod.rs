@@ -138,7 +138,7 @@ impl Synthesizer<'_> {
             keys,
             evidence,
             tokens: Some(tokens_used),
-            split: None,
+            ..TaskLine::default()
         })
     }
 }
