@@ -1,7 +1,8 @@
 //! `e2llm eval`: several systems answer tasks with known answers, as jobs of the services.
 //!
-//! The documents of the tasks are encoded into a collection of their own, then every task is asked of every system. Both jobs
-//! are named by what they do: the same command goes on where it was interrupted, and repeats nothing that is done.
+//! The documents of the tasks are encoded into a collection of their own, where those that are there already are skipped; then
+//! every task is asked of every system. The asking is named by what it asks of which bundle: the same command goes on where it
+//! was interrupted, and once it is done prints the same answers.
 
 mod tasks;
 
