@@ -137,12 +137,17 @@ fn encode_share(passages: &[Passage], encoder: &TextEncoder, pieces: &TextTokeni
     for (passage, count) in passages.iter().zip(&tokenized.content.pieces) {
         let aligned = align(passage, pieces)?;
         if aligned.len() == *count && *count > 0 {
-            // A copy, so that a chunk does not keep the states of its neighbours.
-            chunks.push(Encoded { features: features.narrow(0, start, *count)?.copy()?, aligned });
+            chunks.push(Encoded { features: own_rows(&features, start, *count)?, aligned });
         }
         start += count;
     }
     Ok(chunks)
+}
+
+/// Rows with storage of their own, so that a chunk does not keep the states of its neighbours; `Tensor::copy` would copy
+/// those, too.
+fn own_rows(features: &Tensor, start: usize, count: usize) -> Result<Tensor> {
+    Ok(features.narrow(0, start, count)?.force_contiguous()?)
 }
 
 /// For every word piece, the decoder token that covers its first byte.
@@ -300,4 +305,21 @@ fn segment_mixes(
 fn right(logits: &Tensor, targets: &[u32]) -> Result<usize> {
     let best = logits.argmax(1)?.to_vec1::<u32>()?;
     Ok(best.iter().zip(targets).filter(|(a, b)| a == b).count())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{CpuStorage, Device, Storage};
+
+    use super::*;
+
+    #[test]
+    fn rows_of_a_batch_hold_no_more_than_themselves() {
+        let batch = Tensor::arange(0.0_f32, 60.0, &Device::Cpu).unwrap().reshape((20, 3)).unwrap();
+        let rows = own_rows(&batch, 4, 2).unwrap();
+        assert_eq!(rows.to_vec2::<f32>().unwrap(), [[12.0, 13.0, 14.0], [15.0, 16.0, 17.0]]);
+        let (storage, _) = rows.storage_and_layout();
+        let Storage::Cpu(CpuStorage::F32(held)) = &*storage else { panic!("not f32 on the CPU") };
+        assert_eq!(held.len(), 6);
+    }
 }
