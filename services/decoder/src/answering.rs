@@ -4,7 +4,7 @@ use std::time::Instant;
 use e2llm_api::v1::encoder_client::EncoderClient;
 use e2llm_api::v1::index_client::IndexClient;
 use e2llm_api::v1::{
-    BatchGetRequest, ContextOptions, DocKey, DocRecord, EmbedRequest, GenerateOptions, Reading, Usage,
+    BatchGetRequest, ChoiceScore, ContextOptions, DocKey, DocRecord, EmbedRequest, GenerateOptions, Reading, Usage,
 };
 use e2llm_model::expand::Budget;
 use e2llm_model::generate::{Finish, Generated, Generator, Options};
@@ -145,7 +145,7 @@ impl Answering {
         &self,
         request: &Request,
         choices: Vec<String>,
-    ) -> Result<(Vec<(f64, usize)>, Usage), DecodeError> {
+    ) -> Result<(Vec<ChoiceScore>, Usage), DecodeError> {
         let begun = Instant::now();
         let (Task::Ask(question) | Task::Follow { question, .. }) = &request.task else {
             return Err(DecodeError::Invalid("only questions have choices".to_owned()));
@@ -163,7 +163,11 @@ impl Answering {
         let Layout { pieces, mut usage } = self.lay_out_for(&material, question).await?;
         let scores = self.engine.run(request.priority, move |generator| {
             let prompt = generator.prompt(pieces, &instruction)?;
-            choices.iter().map(|choice| Ok(generator.score(&prompt, choice)?)).collect()
+            let score = |choice: &String| {
+                let (log_likelihood, tokens) = generator.score(&prompt, choice)?;
+                Ok(ChoiceScore { log_likelihood, tokens: tokens as u32 })
+            };
+            choices.iter().map(score).collect()
         });
         let scores = scores.await?;
         usage.total_us = micros(begun);

@@ -2,7 +2,7 @@ use e2llm_api::ErrorCode;
 use e2llm_api::status;
 use e2llm_api::v1::decoder_server::Decoder;
 use e2llm_api::v1::generate_event::Event;
-use e2llm_api::v1::{AskRequest, ChoiceScore, GenerateEvent, ScoreRequest, ScoreResponse, SummarizeRequest};
+use e2llm_api::v1::{AskRequest, GenerateEvent, ScoreRequest, ScoreResponse, SummarizeRequest};
 use e2llm_runtime::async_trait;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -106,8 +106,6 @@ impl Decoder for DecoderService {
             priority: Priority::Interactive,
         };
         let (scores, usage) = self.answering.score(&asked, request.choices).await.map_err(|e| e.status())?;
-        let scores =
-            scores.into_iter().map(|(log_likelihood, tokens)| ChoiceScore { log_likelihood, tokens: tokens as u32 });
-        Ok(Response::new(ScoreResponse { scores: scores.collect(), usage: Some(usage) }))
+        Ok(Response::new(ScoreResponse { scores, usage: Some(usage) }))
     }
 }

@@ -1,4 +1,4 @@
-use e2llm_api::v1::{JobKind, JobSpec, Row, RowError, RowResult};
+use e2llm_api::v1::{ChoiceScore, JobKind, JobSpec, Row, RowError, RowResult};
 use e2llm_api::{ErrorCode, row_error};
 use e2llm_runtime::failpoint::{begin_row, reach_with};
 use e2llm_runtime::worker::TaskHandler;
@@ -27,14 +27,18 @@ impl DecodeTasks {
         spec: &JobSpec,
         row: &Row,
         cancel: &CancellationToken,
-    ) -> Result<(String, Answered), DecodeError> {
+    ) -> Result<(String, Vec<ChoiceScore>, Answered), DecodeError> {
         let request = request(spec, row);
+        let scores = match row.choices.as_slice() {
+            [] => Vec::new(),
+            choices => self.answering.score(&request, choices.to_vec()).await?.0,
+        };
         let (sender, receiver) = std::sync::mpsc::channel();
         let cancel = cancel.clone();
         let emit: Emit = Box::new(move |text| !cancel.is_cancelled() && sender.send(text.to_owned()).is_ok());
         let answered = self.answering.answer(&request, emit).await?;
         let text: String = receiver.try_iter().collect();
-        Ok((text.trim().to_owned(), answered))
+        Ok((text.trim().to_owned(), scores, answered))
     }
 }
 
@@ -82,13 +86,13 @@ impl TaskHandler for DecodeTasks {
             begin_row("decode", &row.id);
             let mut result = RowResult { number: row.number, id: row.id.clone(), ..RowResult::default() };
             match self.row(&spec, row, &cancel).await {
-                Ok((text, answered)) => {
+                Ok((text, scores, answered)) => {
                     reach_with("decoder.generated", &row.id);
                     if spec.kind() == JobKind::Summarize {
                         let of = |source| keeping::summary(source, &text, &spec.instruction, &task.job_id);
                         summaries.extend(answered.sources.into_iter().map(of));
                     }
-                    result.text = text;
+                    (result.text, result.scores) = (text, scores);
                     result.usage = Some(answered.usage);
                 }
                 Err(error) if error.code().is_retriable() || error.code() == ErrorCode::Cancelled => {

@@ -14,6 +14,8 @@ use prepare::PrepareArgs;
 use synthesize::SynthesizeArgs;
 use teach::TeachArgs;
 
+pub(crate) use synthesize::tokenizer;
+
 /// `e2llm data …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {

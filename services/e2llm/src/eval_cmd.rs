@@ -4,18 +4,21 @@
 //! every task is asked of every system. The asking is named by what it asks of which bundle: the same command goes on where it
 //! was interrupted, and once it is done prints the same answers.
 
+mod suites;
 mod tasks;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use e2llm_api::MAX_PIECE_BYTES;
 use e2llm_api::v1::{DocRecord, GenerateOptions, JobKind, JobSpec, Row, RowResult};
 use e2llm_data::LineWriter;
-use e2llm_eval::{Outcome, Positions, Report, System};
+use e2llm_eval::{Answer, Documents, Outcome, Page, Positions, Report, System, html, letters};
 use e2llm_model::prompt;
+use prost::Message;
 
 use crate::app::App;
 use crate::commands::bulk::common_spec;
@@ -25,18 +28,26 @@ use crate::job::{self, Audience, JobName, Rows};
 use crate::local::{Needs, Services};
 use crate::output::print_line;
 use crate::progress::Progress;
+use suites::{Suite, SuiteArgs};
 use tasks::{Sampled, Tasks};
 
 /// Where the documents of evaluations are kept.
 const COLLECTION: &str = "eval";
+/// Most tokens of an answer where neither the command nor the task says.
+const ANSWER_TOKENS: u32 = 64;
+/// The same for a text about the document as a whole.
+const TEXT_TOKENS: u32 = 256;
 
 /// Flags of `e2llm eval`.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// Tasks: JSON Lines of {"id", "task", "context", "prompt", "answer" or "answers"}, as `data synthesize` and `data
-    /// prepare` make them
-    #[arg(required = true, value_name = "FILE")]
-    tasks: Vec<PathBuf>,
+    /// ruler; abstracts, longbench-v2, quality, qmsum, govreport, triviaqa, narrativeqa, squad, hotpotqa (with --input); or
+    /// files of tasks: JSON Lines of {"id", "task", "context", "prompt", "answer" or "answers"}, as `data synthesize` and
+    /// `data prepare` make them
+    #[arg(required = true, value_name = "SUITE|FILE")]
+    suites: Vec<Suite>,
+    #[command(flatten)]
+    from: SuiteArgs,
     /// Who answers: soft tokens alone (soft), with raw text of the nearest chunks (expand), the same beside another
     /// document's soft tokens (other), raw text of the nearest chunks in as many positions (rag), the opening (opening), the
     /// text cut to the window (full), without a document (none)
@@ -47,12 +58,12 @@ pub(crate) struct EvalArgs {
         default_value = "soft,expand,other,rag,opening,full,none"
     )]
     systems: Vec<System>,
-    /// At most so many tasks of each kind and length, the first of the files
-    #[arg(long, value_name = "N")]
+    /// At most so many tasks of each kind and length: the first of files, and 5 of RULER where nothing is said
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     samples: Option<usize>,
-    /// Most tokens of an answer
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
-    max_tokens: u32,
+    /// Most tokens of an answer [default: what the benchmark says, else 64, and 256 for summaries]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: Option<u32>,
     /// Most decoder positions of a document, the full text apart
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     max_positions: u32,
@@ -65,41 +76,76 @@ pub(crate) struct EvalArgs {
     /// File for every answer with its score: JSON Lines
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// File for the tables with charts, which needs no other
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+}
+
+/// What an evaluation gave.
+struct Evaluated {
+    bundle: String,
+    outcomes: Vec<Outcome>,
+    documents: Documents,
 }
 
 /// Runs the command to its table.
 pub(crate) async fn run(app: &App, args: &EvalArgs) -> Result<()> {
-    let tasks = Tasks::read(&args.tasks, args.samples)?;
+    let tasks = tokio::task::block_in_place(|| args.from.tasks(&args.suites, args.samples, &app.settings))?;
     let services = app.services(Needs::Models).await?;
-    let answered = answer(app, args, &services, &tasks).await;
+    let evaluated = evaluate(app, args, &services, &tasks).await;
     services.stop().await;
-    let outcomes = answered?;
+    let Evaluated { bundle, outcomes, documents } = evaluated?;
     if let Some(path) = &args.output {
         let mut writer = LineWriter::create(path)?;
         outcomes.iter().try_for_each(|outcome| writer.write(outcome))?;
         writer.commit()?;
     }
     let report = Report::new(&outcomes);
+    if let Some(path) = &args.report {
+        let command = std::env::args().collect::<Vec<_>>().join(" ");
+        let page = Page { bundle: &bundle, command: &command, report: &report, outcomes: &outcomes, documents };
+        let text = html(&page).map_err(|error| anyhow!("cannot draw the report's charts: {error}"))?;
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     match app.settings.json {
         true => report.rows.iter().try_for_each(|row| print_line(&serde_json::to_string(row)?)),
         false => print_line(&report.markdown()),
     }
 }
 
-async fn answer(app: &App, args: &EvalArgs, services: &Services, tasks: &Tasks) -> Result<Vec<Outcome>> {
+async fn evaluate(app: &App, args: &EvalArgs, services: &Services, tasks: &Tasks) -> Result<Evaluated> {
+    let begun = Instant::now();
     let encoded = carry_out(app, services, JobKind::Encode, documents(tasks), "").await?;
+    let documents = cost(tasks, &encoded, begun.elapsed().as_secs_f64());
     let records: BTreeMap<String, DocRecord> =
         encoded.into_iter().filter_map(|row| Some((row.id, row.record?))).collect();
     let rows = questions(args, tasks, &records)?;
-    let kinds: Vec<(&Sampled, System)> =
-        tasks.sampled.iter().flat_map(|task| args.systems.iter().map(move |system| (task, *system))).collect();
+    let prompts: Vec<String> =
+        rows.iter().map(|row| blake3::hash(&row.encode_to_vec()).to_hex()[..16].to_owned()).collect();
     // Another bundle is another evaluation, also behind a server, whose bundle only its records name.
     let bundle = records.values().next().map_or(String::new(), |record| record.fingerprint.clone());
-    let answers = carry_out(app, services, JobKind::Ask, rows, &bundle).await?;
-    let outcome = |((task, system), row): ((&Sampled, System), RowResult)| {
-        Outcome::new(&task.line, system.name(), row.text, &row.usage.unwrap_or_default())
+    let parts = rows.into_iter().map(|row| Part::Question(Box::new(row))).collect();
+    let answers = carry_out(app, services, JobKind::Ask, parts, &bundle).await?;
+    let asked = tasks.sampled.iter().flat_map(|task| args.systems.iter().map(move |system| (task, *system)));
+    let outcome = |(((task, system), row), prompt): (((&Sampled, System), RowResult), String)| {
+        let choices = row.scores.iter().map(|score| score.log_likelihood).collect();
+        let answer = Answer { prediction: row.text, choices, usage: row.usage.unwrap_or_default(), prompt };
+        Outcome::new(task.suite, &task.line, tasks.documents[&task.doc_id].len(), system.name(), answer)
     };
-    Ok(kinds.into_iter().zip(answers).map(outcome).collect())
+    Ok(Evaluated { outcomes: asked.zip(answers).zip(prompts).map(outcome).collect(), bundle, documents })
+}
+
+/// What the documents took; `seconds` to encode those that were not there already.
+fn cost(tasks: &Tasks, encoded: &[RowResult], seconds: f64) -> Documents {
+    let mean = |sum: u64| sum as f64 / encoded.len().max(1) as f64;
+    let segments = encoded.iter().filter_map(|row| row.record.as_ref()).flat_map(|record| &record.segments);
+    let new = encoded.iter().filter(|row| !row.unchanged).count();
+    Documents {
+        documents: encoded.len(),
+        text_bytes: mean(tasks.documents.values().map(|text| text.len() as u64).sum()),
+        stored_bytes: mean(segments.map(|segment| segment.bytes).sum()),
+        encode_seconds: (new > 0).then(|| seconds / new as f64),
+    }
 }
 
 /// The tasks' documents, each once.
@@ -113,9 +159,8 @@ fn documents(tasks: &Tasks) -> Vec<Part> {
 }
 
 /// Every task for every system, in that order.
-fn questions(args: &EvalArgs, tasks: &Tasks, records: &BTreeMap<String, DocRecord>) -> Result<Vec<Part>> {
-    let generate = GenerateOptions { max_tokens: args.max_tokens, ..GenerateOptions::default() };
-    let mut parts = Vec::new();
+fn questions(args: &EvalArgs, tasks: &Tasks, records: &BTreeMap<String, DocRecord>) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
     for task in &tasks.sampled {
         let Some(record) = records.get(&task.doc_id) else {
             bail!("the document of task {:?} was not encoded", task.line.id)
@@ -126,19 +171,22 @@ fn questions(args: &EvalArgs, tasks: &Tasks, records: &BTreeMap<String, DocRecor
             expand: args.expand_positions,
             soft: record.soft_tokens,
         };
+        let by_kind = if task.line.asks_for_text() { TEXT_TOKENS } else { ANSWER_TOKENS };
+        let max_tokens = args.max_tokens.or(task.line.max_tokens).unwrap_or(by_kind);
         for system in &args.systems {
-            parts.push(Part::Question(Box::new(Row {
-                id: format!("{}/{system}", task.line.id),
+            rows.push(Row {
+                id: format!("{}{}/{system}", task.suite, task.line.id),
                 doc_ids: vec![task.doc_id.clone()],
                 question: question(&task.line),
                 instruction: task.line.prompt.clone(),
                 context: Some(system.context(positions, &task.other)),
-                generate: Some(generate.clone()),
+                generate: Some(GenerateOptions { max_tokens, ..GenerateOptions::default() }),
+                choices: letters(task.line.choices.len()).collect(),
                 ..Row::default()
-            })));
+            });
         }
     }
-    Ok(parts)
+    Ok(rows)
 }
 
 /// What chunks are chosen by: the question without the words around it; nothing where the whole text is wanted.

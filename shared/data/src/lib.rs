@@ -41,5 +41,5 @@ pub use duplicates::{Duplicates, Seen};
 pub use error::{DataError, Result};
 pub use io::{LineWriter, Lines, open};
 pub use line::{Line, PlainLine, Split, TEST_FROM, TaskLine, VALIDATE_FROM};
-pub use synth::{Haystack, MAX_BYTES, MIN_TOKENS, Synthesizer, TaskKind};
+pub use synth::{Haystack, MAX_BYTES, MIN_TOKENS, RulerSources, RulerTask, Synthesizer, TaskKind};
 pub use teach::{Taught, TeachReport, Teacher, Teaching, teach};

@@ -102,6 +102,9 @@ pub struct TaskLine {
     /// Decoder tokens of `context`, where they were counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<usize>,
+    /// Most tokens of an answer, where its benchmark sets them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
     /// As [`PlainLine::split`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,

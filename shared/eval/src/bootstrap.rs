@@ -5,12 +5,12 @@ use serde::Serialize;
 /// Resamples of an interval.
 const RESAMPLES: usize = 2_000;
 
-/// A mean and its 95 % confidence interval.
+/// A statistic of samples, such as their mean, and its 95 % confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Interval {
-    /// Mean over samples.
+    /// Of all samples.
     pub mean: f64,
-    /// 2.5th percentile of the means of resamples.
+    /// 2.5th percentile over resamples.
     pub low: f64,
     /// 97.5th percentile.
     pub high: f64,
@@ -18,21 +18,26 @@ pub struct Interval {
     pub count: usize,
 }
 
-/// The percentile bootstrap; `None` without samples. The same values give the same interval.
+/// The percentile bootstrap of a mean; `None` without samples. The same values give the same interval.
 pub fn interval(values: &[f64]) -> Option<Interval> {
-    if values.is_empty() {
+    resampled(values.len(), |of| of.iter().map(|at| values[*at]).sum::<f64>() / of.len() as f64)
+}
+
+/// The percentile bootstrap of a statistic of `count` samples, given by their places; `None` without samples.
+pub fn resampled(count: usize, statistic: impl Fn(&[usize]) -> f64) -> Option<Interval> {
+    if count == 0 {
         return None;
     }
-    let mut rng = ChaCha8Rng::seed_from_u64(values.len() as u64);
-    let resampled_mean = |_| {
-        let sum: f64 = (0..values.len()).map(|_| values[rng.random_range(0..values.len())]).sum();
-        sum / values.len() as f64
+    let mut rng = ChaCha8Rng::seed_from_u64(count as u64);
+    let mut draw = |_| {
+        let of: Vec<usize> = (0..count).map(|_| rng.random_range(0..count)).collect();
+        statistic(&of)
     };
-    let mut means: Vec<f64> = (0..RESAMPLES).map(resampled_mean).collect();
-    means.sort_by(f64::total_cmp);
-    let at = |share: f64| means[(share * (RESAMPLES - 1) as f64).round() as usize];
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    Some(Interval { mean, low: at(0.025), high: at(0.975), count: values.len() })
+    let mut drawn: Vec<f64> = (0..RESAMPLES).map(&mut draw).collect();
+    drawn.sort_by(f64::total_cmp);
+    let at = |share: f64| drawn[(share * (RESAMPLES - 1) as f64).round() as usize];
+    let all: Vec<usize> = (0..count).collect();
+    Some(Interval { mean: statistic(&all), low: at(0.025), high: at(0.975), count })
 }
 
 #[cfg(test)]
@@ -53,5 +58,12 @@ mod tests {
     fn one_value_or_none_has_no_spread() {
         assert_eq!(interval(&[]), None);
         assert_eq!(interval(&[0.3]), Some(Interval { mean: 0.3, low: 0.3, high: 0.3, count: 1 }));
+    }
+
+    #[test]
+    fn any_statistic_can_be_resampled() {
+        let largest = resampled(50, |of| of.iter().copied().max().unwrap_or(0) as f64).unwrap();
+        assert_eq!((largest.mean, largest.high), (49.0, 49.0));
+        assert!(largest.low < 49.0);
     }
 }

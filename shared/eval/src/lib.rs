@@ -7,11 +7,17 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod bootstrap;
+mod html;
 mod outcome;
+mod paper;
+mod plot;
 mod report;
 mod system;
 
-pub use bootstrap::{Interval, interval};
-pub use outcome::{Outcome, score};
-pub use report::{Report, Row};
+pub use bootstrap::{Interval, interval, resampled};
+pub use html::{Page, html};
+pub use outcome::{Answer, Outcome, letters, score};
+pub use paper::paper;
+pub use plot::{Chart, PlotError, charts};
+pub use report::{Documents, Report, Row};
 pub use system::{Positions, System};

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// One system's answer to one task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
+    /// The benchmark that the task is of; empty for a user's own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub suite: String,
     /// Of the task.
     pub id: String,
     /// Its kind.
@@ -15,8 +18,16 @@ pub struct Outcome {
     /// Decoder tokens of its document, where they were counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<usize>,
+    /// What a benchmark says of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Where its first evidence begins, as a share of the document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<f64>,
     /// See [`crate::System`].
     pub system: String,
+    /// Hash of all that was asked: document, instruction, how it is read and how the answer is written.
+    pub prompt: String,
     /// The answer.
     pub prediction: String,
     /// From 0 to 1, by what the kind of task is judged by.
@@ -35,15 +46,34 @@ pub struct Outcome {
     pub total_us: u64,
 }
 
+/// What a system gave.
+#[derive(Debug, Clone, Default)]
+pub struct Answer {
+    /// The text.
+    pub prediction: String,
+    /// Log-likelihoods of the choices, in nats, where they were scored.
+    pub choices: Vec<f64>,
+    /// What it took.
+    pub usage: Usage,
+    /// See [`Outcome::prompt`].
+    pub prompt: String,
+}
+
 impl Outcome {
-    /// Judges an answer.
-    pub fn new(task: &TaskLine, system: &str, prediction: String, usage: &Usage) -> Self {
-        let (score, metrics) = score(task, &prediction);
+    /// Judges an answer to a task on a document of so many bytes.
+    pub fn new(suite: &str, task: &TaskLine, bytes: usize, system: &str, answer: Answer) -> Self {
+        let (score, metrics) = score(task, &answer);
+        let Answer { prediction, usage, prompt, .. } = answer;
+        let depth = task.evidence.first().map(|evidence| evidence.start as f64 / bytes.max(1) as f64);
         Self {
+            suite: suite.to_owned(),
             id: task.id.clone(),
             task: task.task.clone(),
             tokens: task.tokens,
+            labels: task.labels.clone(),
+            depth,
             system: system.to_owned(),
+            prompt,
             prediction,
             score,
             metrics,
@@ -54,12 +84,22 @@ impl Outcome {
             total_us: usage.total_us,
         }
     }
+
+    /// What it is called in tables: the suite, and the kind of task where a suite has several.
+    pub fn name(&self) -> String {
+        match (self.suite.as_str(), self.task.as_str()) {
+            ("", task) => task.to_owned(),
+            (suite, "qa" | "choice" | "summary") => suite.to_owned(),
+            (suite, task) => format!("{suite} {task}"),
+        }
+    }
 }
 
 /// What an answer is worth, by the kind of its task: RULER's string match for needles, variables and words; for questions
-/// whether any of the answers is contained; for choices the letter; for texts G-mean, (ROUGE-1 · ROUGE-2 · ROUGE-L)^⅓ of F1 (E2LLM, arXiv
-/// 2409.06679). With all metrics of that kind.
-pub fn score(task: &TaskLine, prediction: &str) -> (f64, BTreeMap<String, f64>) {
+/// whether any of the answers is contained; for choices whether the right one is the most likely, else the letter written;
+/// for texts G-mean, (ROUGE-1 · ROUGE-2 · ROUGE-L)^⅓ of F1 (E2LLM, arXiv 2409.06679). With all metrics of that kind.
+pub fn score(task: &TaskLine, answer: &Answer) -> (f64, BTreeMap<String, f64>) {
+    let prediction = answer.prediction.as_str();
     let reference: Vec<String> =
         if task.answers.is_empty() { task.answer.iter().cloned().collect() } else { task.answers.clone() };
     let metrics: Vec<(&str, f64)> = match task.task.as_str() {
@@ -68,8 +108,8 @@ pub fn score(task: &TaskLine, prediction: &str) -> (f64, BTreeMap<String, f64>) 
             let (one, two, longest) = (rouge.rouge1.f1, rouge.rouge2.f1, rouge.rouge_l.f1);
             vec![("g_mean", rouge.g_mean()), ("rouge1", one), ("rouge2", two), ("rougeL", longest)]
         }
-        "choice" => vec![("accuracy", f64::from(u8::from(chosen(prediction, task.choices.len()) == task.answer)))],
-        "qa" => vec![
+        "choice" => accuracies(task, answer),
+        kind if kind == "qa" || kind.starts_with("qa_") => vec![
             ("string_match", string_match_any(prediction, &reference)),
             ("f1", f1(prediction, &reference)),
             ("exact_match", exact_match(prediction, &reference)),
@@ -80,9 +120,24 @@ pub fn score(task: &TaskLine, prediction: &str) -> (f64, BTreeMap<String, f64>) 
     (score, metrics.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
+fn accuracies(task: &TaskLine, answer: &Answer) -> Vec<(&'static str, f64)> {
+    let is_right = |letter: Option<String>| f64::from(u8::from(letter.is_some() && letter == task.answer));
+    let written = ("accuracy_written", is_right(chosen(&answer.prediction, task.choices.len())));
+    let likeliest = answer.choices.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+    match likeliest {
+        Some((index, _)) => vec![("accuracy", is_right(letters(task.choices.len()).nth(index))), written],
+        None => vec![written],
+    }
+}
+
+/// The letters of so many choices.
+pub fn letters(choices: usize) -> impl Iterator<Item = String> {
+    (b'A'..=b'Z').take(choices).map(|letter| char::from(letter).to_string())
+}
+
 /// The first letter of a choice that stands alone in an answer.
 fn chosen(prediction: &str, choices: usize) -> Option<String> {
-    let letters: Vec<String> = (b'A'..=b'Z').take(choices).map(|letter| char::from(letter).to_string()).collect();
+    let letters: Vec<String> = letters(choices).collect();
     let mut words = prediction.split(|c: char| !c.is_alphanumeric());
     words.find(|word| letters.iter().any(|letter| letter == word)).map(str::to_owned)
 }
@@ -96,37 +151,60 @@ mod tests {
         TaskLine { task: kind.to_owned(), answer: Some(answers.join(", ")), answers, ..TaskLine::default() }
     }
 
+    fn said(prediction: &str) -> Answer {
+        Answer { prediction: prediction.to_owned(), ..Answer::default() }
+    }
+
     #[test]
     fn needles_count_by_their_share_and_questions_by_any_answer() {
-        assert_eq!(score(&task("niah_multivalue", &["12", "34"]), "it is 12").0, 0.5);
-        let (any, metrics) = score(&task("qa", &["blue", "azure"]), "It is blue.");
+        assert_eq!(score(&task("niah_multivalue", &["12", "34"]), &said("it is 12")).0, 0.5);
+        let (any, metrics) = score(&task("qa", &["blue", "azure"]), &said("It is blue."));
         assert_eq!((any, metrics["exact_match"]), (1.0, 0.0));
+        assert_eq!(score(&task("qa_1", &["blue", "azure"]), &said("azure")).0, 1.0);
         let untold = TaskLine { task: "qa".to_owned(), answer: Some("blue".to_owned()), ..TaskLine::default() };
-        assert_eq!(score(&untold, "blue").1["exact_match"], 1.0, "an answer without alternatives");
+        assert_eq!(score(&untold, &said("blue")).1["exact_match"], 1.0, "an answer without alternatives");
+    }
+
+    fn choice() -> TaskLine {
+        let choices = vec![String::new(); 4];
+        TaskLine { task: "choice".to_owned(), answer: Some("C".to_owned()), choices, ..TaskLine::default() }
     }
 
     #[test]
     fn a_choice_is_the_first_letter_that_stands_alone() {
-        let choice = TaskLine {
-            task: "choice".to_owned(),
-            answer: Some("C".to_owned()),
-            choices: vec![String::new(); 4],
-            ..TaskLine::default()
-        };
-        let right = |prediction: &str| score(&choice, prediction).0;
+        let right = |prediction: &str| score(&choice(), &said(prediction)).0;
         assert_eq!(
             (right("C"), right("The correct answer is (C)."), right("B, not C"), right("Cats")),
             (1.0, 1.0, 0.0, 0.0)
         );
         assert_eq!(right("E is the letter; C"), 1.0, "there are four choices");
+        let unanswered = TaskLine { answer: None, ..choice() };
+        assert_eq!(score(&unanswered, &said("nothing")).0, 0.0);
+    }
+
+    #[test]
+    fn the_most_likely_choice_counts_where_choices_were_scored() {
+        let answer = |choices: [f64; 4]| Answer { choices: choices.to_vec(), ..said("B") };
+        let (right, metrics) = score(&choice(), &answer([-3.0, -2.5, -1.0, -9.0]));
+        assert_eq!((right, metrics["accuracy"], metrics["accuracy_written"]), (1.0, 1.0, 0.0));
+        assert_eq!(score(&choice(), &answer([-0.1, -2.5, -1.0, -9.0])).0, 0.0);
     }
 
     #[test]
     fn texts_are_judged_by_rouge() {
         let summary =
             TaskLine { task: "summary".to_owned(), answer: Some("a b c d".to_owned()), ..TaskLine::default() };
-        let (score_of, metrics) = score(&summary, "a b c d");
+        let (score_of, metrics) = score(&summary, &said("a b c d"));
         assert!((score_of - 1.0).abs() < 1e-9 && metrics.len() == 4);
-        assert_eq!(score(&summary, "x").0, 0.0);
+        assert_eq!(score(&summary, &said("x")).0, 0.0);
+    }
+
+    #[test]
+    fn an_outcome_says_how_deep_the_needle_was_and_what_it_is_called() {
+        let line = TaskLine { evidence: std::iter::once(250..260).collect(), ..task("niah_single_1", &["7"]) };
+        let outcome = Outcome::new("ruler", &line, 1_000, "soft", said("7"));
+        assert_eq!((outcome.depth, outcome.score, outcome.name().as_str()), (Some(0.25), 1.0, "ruler niah_single_1"));
+        assert_eq!(Outcome::new("qmsum", &task("qa", &["7"]), 0, "soft", said("7")).name(), "qmsum");
+        assert_eq!(Outcome::new("", &task("qa", &["7"]), 0, "soft", said("7")).name(), "qa");
     }
 }

@@ -3,26 +3,59 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::bootstrap::{Interval, interval};
+use crate::bootstrap::{Interval, interval, resampled};
 use crate::outcome::Outcome;
+use crate::paper::paper;
 use crate::system::System;
+
+/// What benchmarks say of tasks that rows are made for, too.
+const LABELS: [&str; 2] = ["difficulty", "length"];
 
 /// What the outcomes of one kind of task and length amount to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
-    /// The kind of task.
+    /// The kind of task, see [`Outcome::name`].
     pub task: String,
+    /// The label that all of these tasks have, such as `difficulty=hard`; absent for the row of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Upper bound of its documents' tokens, a power of two; absent where nobody counted them.
     pub length: Option<usize>,
+    /// Mean tokens of the documents, where they were counted.
+    pub tokens: Option<f64>,
     /// Score by system.
     pub scores: BTreeMap<String, Interval>,
+    /// Paired over tasks, (score − score without document) / (score of the full text − score without document): 1 is what the
+    /// decoder makes of the text itself. Only where the text is of use to it: the 95 % interval of the denominator is above 0.
+    pub normalized: BTreeMap<String, Interval>,
     /// Mean decoder positions of the prompt by system.
     pub positions: BTreeMap<String, f64>,
     /// Median milliseconds to the first token by system.
     pub first_token_ms: BTreeMap<String, f64>,
+    /// Median milliseconds to the last.
+    pub total_ms: BTreeMap<String, f64>,
     /// Paired over tasks: score with the document's own soft tokens minus that with another's, raw text being the same.
     pub soft_credit: Option<Interval>,
+    /// See [`paper`].
+    pub paper: Option<f64>,
 }
+
+/// What the documents of an evaluation took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Documents {
+    /// Different ones.
+    pub documents: usize,
+    /// Mean bytes of text.
+    pub text_bytes: f64,
+    /// Mean bytes stored for one: soft tokens and vectors.
+    pub stored_bytes: f64,
+    /// Seconds of encoding per document, waiting included; absent where they were all encoded before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encode_seconds: Option<f64>,
+}
+
+/// Kind of task, label, and length.
+type Group = (String, Option<String>, Option<usize>);
 
 /// A table of systems.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -34,25 +67,30 @@ pub struct Report {
 impl Report {
     /// Sums outcomes up.
     pub fn new(outcomes: &[Outcome]) -> Self {
-        let mut groups: BTreeMap<(&str, Option<usize>), Vec<&Outcome>> = BTreeMap::new();
+        let mut groups: BTreeMap<Group, Vec<&Outcome>> = BTreeMap::new();
         for outcome in outcomes {
             let length = outcome.tokens.and_then(usize::checked_next_power_of_two);
-            groups.entry((&outcome.task, length)).or_default().push(outcome);
+            let labels = LABELS.iter().filter_map(|name| Some(format!("{name}={}", outcome.labels.get(*name)?)));
+            for label in labels.map(Some).chain([None]) {
+                groups.entry((outcome.name(), label, length)).or_default().push(outcome);
+            }
         }
-        Self { rows: groups.into_iter().map(|((task, length), of)| row(task, length, &of)).collect() }
+        Self { rows: groups.into_iter().map(|((task, label, length), of)| row(task, label, length, &of)).collect() }
     }
 
     /// The table as Markdown: scores in percent with their 95 % intervals and, after @, decoder positions.
     pub fn markdown(&self) -> String {
         let systems = self.systems();
+        let with_paper = self.rows.iter().any(|row| row.paper.is_some());
         let mut text = String::from("| task | tokens | n |");
         systems.iter().for_each(|system| text += &format!(" {system} |"));
-        text += " own − other |\n|---|---|---|";
-        text += &"---|".repeat(systems.len() + 1);
+        text += " own − other |";
+        text += if with_paper { " paper, 7B |\n" } else { "\n" };
+        text += &"|---".repeat(systems.len() + 4 + usize::from(with_paper));
+        text += "|";
         for row in &self.rows {
-            let count = row.scores.values().map(|score| score.count).max().unwrap_or(0);
             let length = row.length.map_or("?".to_owned(), |length| length.to_string());
-            let _ = write!(text, "\n| {} | {length} | {count} |", row.task);
+            let _ = write!(text, "\n| {} | {length} | {} |", row.title(), row.count());
             for system in &systems {
                 let cell = row.scores.get(system.name()).map(|score| {
                     format!("{} @{:.0}", percent(score), row.positions.get(system.name()).copied().unwrap_or(0.0))
@@ -60,48 +98,99 @@ impl Report {
                 let _ = write!(text, " {} |", cell.unwrap_or_default());
             }
             let _ = write!(text, " {} |", row.soft_credit.as_ref().map(percent).unwrap_or_default());
+            if with_paper {
+                let _ = write!(text, " {} |", row.paper.map(|figure| figure.to_string()).unwrap_or_default());
+            }
         }
         text
     }
 
-    fn systems(&self) -> Vec<System> {
+    /// The systems that there are outcomes of, in the order of tables.
+    pub fn systems(&self) -> Vec<System> {
         let used: BTreeSet<&String> = self.rows.iter().flat_map(|row| row.scores.keys()).collect();
         System::ALL.into_iter().filter(|system| used.iter().any(|name| *name == system.name())).collect()
     }
 }
 
-fn row(task: &str, length: Option<usize>, outcomes: &[&Outcome]) -> Row {
-    let mut by_system: BTreeMap<String, Vec<&Outcome>> = BTreeMap::new();
-    outcomes.iter().for_each(|outcome| by_system.entry(outcome.system.clone()).or_default().push(outcome));
-    let scores = |of: &Vec<&Outcome>| interval(&of.iter().map(|outcome| outcome.score).collect::<Vec<_>>());
-    let positions = |of: &Vec<&Outcome>| {
-        of.iter().map(|outcome| f64::from(outcome.positions)).sum::<f64>() / of.len().max(1) as f64
-    };
-    Row {
-        task: task.to_owned(),
-        length,
-        scores: by_system.iter().filter_map(|(system, of)| Some((system.clone(), scores(of)?))).collect(),
-        positions: by_system.iter().map(|(system, of)| (system.clone(), positions(of))).collect(),
-        first_token_ms: by_system.iter().map(|(system, of)| (system.clone(), median_ms(of))).collect(),
-        soft_credit: credit(&by_system),
+impl Row {
+    /// Its kind of task with the label.
+    pub fn title(&self) -> String {
+        self.label.as_ref().map_or_else(|| self.task.clone(), |label| format!("{}, {label}", self.task))
+    }
+
+    /// Tasks.
+    pub fn count(&self) -> usize {
+        self.scores.values().map(|score| score.count).max().unwrap_or(0)
     }
 }
 
-fn median_ms(outcomes: &[&Outcome]) -> f64 {
-    let mut times: Vec<u64> = outcomes.iter().map(|outcome| outcome.first_token_us).collect();
+type BySystem<'o> = BTreeMap<String, Vec<&'o Outcome>>;
+
+fn row(task: String, label: Option<String>, length: Option<usize>, outcomes: &[&Outcome]) -> Row {
+    let mut by_system: BySystem<'_> = BTreeMap::new();
+    outcomes.iter().for_each(|outcome| by_system.entry(outcome.system.clone()).or_default().push(outcome));
+    let scores = |of: &Vec<&Outcome>| interval(&of.iter().map(|outcome| outcome.score).collect::<Vec<_>>());
+    let mean = |values: &mut dyn Iterator<Item = f64>, count: usize| values.sum::<f64>() / count.max(1) as f64;
+    let of_each = |value: &dyn Fn(&[&Outcome]) -> f64| {
+        by_system.iter().map(|(system, of)| (system.clone(), value(of))).collect::<BTreeMap<_, _>>()
+    };
+    let counted: Vec<f64> = outcomes.iter().filter_map(|outcome| Some(outcome.tokens? as f64)).collect();
+    let first = outcomes.first();
+    Row {
+        task,
+        label,
+        length,
+        tokens: (!counted.is_empty()).then(|| mean(&mut counted.iter().copied(), counted.len())),
+        scores: by_system.iter().filter_map(|(system, of)| Some((system.clone(), scores(of)?))).collect(),
+        normalized: normalized(&by_system),
+        positions: of_each(&|of| mean(&mut of.iter().map(|outcome| f64::from(outcome.positions)), of.len())),
+        first_token_ms: of_each(&|of| median_ms(of.iter().map(|outcome| outcome.first_token_us))),
+        total_ms: of_each(&|of| median_ms(of.iter().map(|outcome| outcome.total_us))),
+        soft_credit: credit(&by_system),
+        paper: first.and_then(|outcome| paper(&outcome.suite, &outcome.task, length)),
+    }
+}
+
+fn median_ms(times: impl Iterator<Item = u64>) -> f64 {
+    let mut times: Vec<u64> = times.collect();
     times.sort_unstable();
     times.get(times.len() / 2).map_or(0.0, |time| *time as f64 / 1e3)
 }
 
-fn credit(by_system: &BTreeMap<String, Vec<&Outcome>>) -> Option<Interval> {
-    let other: HashMap<&str, f64> =
-        by_system.get(System::Other.name())?.iter().map(|o| (o.id.as_str(), o.score)).collect();
+/// Scores by task.
+fn scores<'o>(by_system: &BySystem<'o>, system: &str) -> Option<HashMap<&'o str, f64>> {
+    Some(by_system.get(system)?.iter().map(|outcome| (outcome.id.as_str(), outcome.score)).collect())
+}
+
+fn credit(by_system: &BySystem<'_>) -> Option<Interval> {
+    let other = scores(by_system, System::Other.name())?;
     let own = by_system.get(System::Expand.name())?;
     let pairs = own.iter().filter_map(|outcome| Some(outcome.score - other.get(outcome.id.as_str())?));
     interval(&pairs.collect::<Vec<_>>())
 }
 
-fn percent(Interval { mean, low, high, .. }: &Interval) -> String {
+fn normalized(by_system: &BySystem<'_>) -> BTreeMap<String, Interval> {
+    let ends = [System::Full, System::None].map(System::name);
+    let (Some(full), Some(none)) = (scores(by_system, ends[0]), scores(by_system, ends[1])) else {
+        return BTreeMap::new();
+    };
+    let of_system = |(system, outcomes): (&String, &Vec<&Outcome>)| {
+        let gains = outcomes.iter().filter_map(|outcome| {
+            let (full, none) = (full.get(outcome.id.as_str())?, none.get(outcome.id.as_str())?);
+            Some((outcome.score - none, full - none))
+        });
+        let gains: Vec<(f64, f64)> = gains.collect();
+        interval(&gains.iter().map(|(_, teacher)| *teacher).collect::<Vec<_>>()).filter(|teacher| teacher.low > 0.0)?;
+        let ratio = |of: &[usize]| {
+            let (own, teacher) = of.iter().fold((0.0, 0.0), |sum, at| (sum.0 + gains[*at].0, sum.1 + gains[*at].1));
+            own / teacher
+        };
+        Some((system.clone(), resampled(gains.len(), ratio)?))
+    };
+    by_system.iter().filter(|(system, _)| !ends.contains(&system.as_str())).filter_map(of_system).collect()
+}
+
+pub(crate) fn percent(Interval { mean, low, high, .. }: &Interval) -> String {
     format!("{:.0} ({:.0} to {:.0})", 100.0 * mean, 100.0 * low, 100.0 * high)
 }
 
@@ -111,9 +200,13 @@ mod tests {
 
     fn outcome(id: &str, system: System, score: f64) -> Outcome {
         Outcome {
+            suite: String::new(),
             id: id.to_owned(),
             task: "qa".to_owned(),
             tokens: Some(3_900),
+            labels: BTreeMap::new(),
+            depth: None,
+            prompt: String::new(),
             system: system.name().to_owned(),
             prediction: String::new(),
             score,
@@ -148,6 +241,37 @@ mod tests {
             "{}",
             lines[2]
         );
+    }
+
+    #[test]
+    fn a_score_is_normalized_where_the_text_is_of_use() {
+        let outcomes = |full: f64| -> Vec<Outcome> {
+            let of = |id: usize| {
+                let id = id.to_string();
+                [outcome(&id, System::Soft, 0.5), outcome(&id, System::Full, full), outcome(&id, System::None, 0.2)]
+            };
+            (0..8).flat_map(of).collect()
+        };
+        let report = Report::new(&outcomes(0.8));
+        let normalized = &report.rows[0].normalized;
+        assert!((normalized["soft"].mean - 0.5).abs() < 1e-9 && normalized.len() == 1, "{normalized:?}");
+        assert!(Report::new(&outcomes(0.2)).rows[0].normalized.is_empty(), "the text was of no use");
+    }
+
+    #[test]
+    fn labels_get_rows_of_their_own_and_the_paper_a_column() {
+        let labelled = |id: &str, difficulty: &str| Outcome {
+            suite: "longbench-v2".to_owned(),
+            task: "choice".to_owned(),
+            tokens: None,
+            labels: [("difficulty", difficulty), ("domain", "law")].map(|(a, b)| (a.to_owned(), b.to_owned())).into(),
+            ..outcome(id, System::Soft, 1.0)
+        };
+        let report = Report::new(&[labelled("a", "easy"), labelled("b", "hard")]);
+        let titles: Vec<String> = report.rows.iter().map(Row::title).collect();
+        assert_eq!(titles, ["longbench-v2", "longbench-v2, difficulty=easy", "longbench-v2, difficulty=hard"]);
+        assert_eq!((report.rows[0].count(), report.rows[2].count()), (2, 1));
+        assert!(report.markdown().contains("paper, 7B |\n|---|") && report.markdown().contains("| 31.8 |"));
     }
 
     #[test]

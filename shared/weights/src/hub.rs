@@ -91,6 +91,51 @@ impl HubOptions {
         Ok(dir)
     }
 
+    /// One file of a dataset repository, fetched if absent; without network, what is cached is enough. `reference` is
+    /// `org/name@revision:file`, where the revision may be left out.
+    ///
+    /// # Errors
+    /// [`WeightsError::Hub`] if it is neither cached nor reached; [`WeightsError::MissingFile`] if no file is named or the
+    /// repository lacks it.
+    pub fn dataset_file(&self, reference: &ModelRef, progress: Progress) -> Result<PathBuf> {
+        let ModelRef::Hub { repo, revision, file: Some(file) } = reference else {
+            let hint = "name one as org/name:file".to_owned();
+            return Err(WeightsError::MissingFile {
+                dir: reference.to_string().into(),
+                file: "data file".into(),
+                hint,
+            });
+        };
+        let described =
+            Repo::with_revision(repo.clone(), RepoType::Dataset, revision.clone().unwrap_or_else(|| "main".to_owned()));
+        let fail = |error: ApiError| failure(reference, &error);
+        let local = self.cache(reference)?.repo(described.clone());
+        if let Some(path) = local.get(file) {
+            return Ok(path);
+        }
+        if self.offline {
+            return Err(not_cached(reference));
+        }
+        let remote = self.open(reference)?;
+        let files = remote.repo(described);
+        let listing = match files.info() {
+            Ok(listing) => listing,
+            Err(error) if status(&error).is_none() => return Err(not_reached(reference, &error)),
+            Err(error) => return Err(fail(error)),
+        };
+        if !listing.siblings.iter().any(|sibling| sibling.rfilename == *file) {
+            let names: Vec<&str> = listing.siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
+            let hint = format!("the repository has {}", names.join(", "));
+            return Err(WeightsError::MissingFile { dir: reference.to_string().into(), file: file.clone(), hint });
+        }
+        let place = local.pointer_path(&listing.sha).join(file);
+        Transfer { remote: &remote, files: &files, local: &local, name: file }
+            .run(&place, reference, progress)
+            .map_err(fail)?;
+        local.create_ref(&listing.sha).map_err(|error| fail(ApiError::IoError(error)))?;
+        Ok(place)
+    }
+
     /// Whether a snapshot with weights is cached; no network.
     pub(crate) fn is_cached(&self, repo: &str, revision: Option<&str>, file: Option<&str>) -> bool {
         self.cached(repo, revision).is_some_and(|dir| is_complete(&dir, file))

@@ -94,3 +94,91 @@ fn one_question_can_be_asked_of_text_or_of_nothing() {
     assert!(!nothing["answer"].as_str().unwrap().contains("4471"));
     assert_eq!((&nothing["usage"]["soft_positions"], &nothing["usage"]["chunks_expanded"]), (&json!(0), &json!(0)));
 }
+
+/// Sentences of words that differ.
+fn hay(documents: usize) -> String {
+    let syllables = ["ba", "ke", "lo", "mi", "nu", "ra", "so", "te"];
+    let word = |n: usize| [n, n / 8, n / 64].map(|at| syllables[at % 8]).concat();
+    let line = |document: usize| {
+        let sentences: Vec<String> = (0..60)
+            .map(|n| (0..8).map(|at| word(document * 97 + n * 31 + at * 7)).collect::<Vec<_>>().join(" ") + ".")
+            .collect();
+        json!({"id": format!("d{document}"), "text": sentences.join(" ")}).to_string()
+    };
+    (0..documents).map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn ruler_is_made_asked_and_reported() {
+    let place = Workplace::new();
+    place.write("hay.jsonl", hay(4));
+    let command = [
+        "eval",
+        "ruler",
+        "--haystack",
+        "hay.jsonl",
+        "--tasks",
+        "niah_single_1,vt",
+        "--lengths",
+        "512,1k",
+        "--samples",
+        "2",
+        "--systems",
+        "full,none",
+        "--max-tokens",
+        "24",
+        "--output",
+        "out.jsonl",
+        "--report",
+        "report.html",
+    ];
+    let rows = place.json(&command).succeeded().rows();
+    let titles: Vec<(&str, u64)> =
+        rows.iter().map(|row| (row["task"].as_str().unwrap(), row["length"].as_u64().unwrap())).collect();
+    assert_eq!(
+        titles,
+        [("ruler niah_single_1", 512), ("ruler niah_single_1", 1024), ("ruler vt", 512), ("ruler vt", 1024)]
+    );
+    let score = |row: &Value, system: &str| row["scores"][system]["mean"].as_f64().unwrap();
+    assert!(rows.iter().all(|row| score(row, "none") == 0.0), "nobody knows it without the text: {rows:?}");
+    assert!(score(&rows[0], "full") > 0.0, "{}", rows[0]);
+    let of = outcomes(&place);
+    assert_eq!(of.len(), 16, "two tasks, two lengths, two samples, two systems");
+    let prompts: std::collections::BTreeSet<&str> = of.iter().map(|o| o["prompt"].as_str().unwrap()).collect();
+    assert_eq!(prompts.len(), 16, "no two were asked the same");
+    assert!(of.iter().all(|outcome| outcome["suite"] == "ruler" && outcome["depth"].as_f64().unwrap() < 1.0));
+    let page = fs::read_to_string(place.path("report.html")).unwrap();
+    assert!(page.contains("ruler niah_single_1") && page.contains("<svg") && page.contains("8 documents of"));
+}
+
+#[test]
+fn choices_are_scored_and_written() {
+    let place = Workplace::new();
+    let article = |id: &str, colour: &str, gold: u32| {
+        json!({"article_id": id, "set_unique_id": id, "article": format!("The sky over {id} is {colour}. ").repeat(20), "questions": [
+            {"question": format!("Which colour has the sky over {id}?"), "options": ["red", "green", "blue", "grey"], "gold_label": gold, "difficult": 0}]})
+        .to_string()
+    };
+    place.write("quality.dev", [article("Aden", "green", 2), article("Brno", "grey", 4)].join("\n"));
+    let command = [
+        "eval",
+        "quality",
+        "--input",
+        "quality.dev",
+        "--systems",
+        "full",
+        "--max-tokens",
+        "4",
+        "--output",
+        "out.jsonl",
+    ];
+    let rows = place.json(&command).succeeded().rows();
+    let labels: Vec<&Value> = rows.iter().map(|row| &row["label"]).collect();
+    assert_eq!(labels, [&Value::Null, &json!("difficulty=easy")]);
+    for outcome in outcomes(&place) {
+        let metrics = outcome["metrics"].as_object().unwrap();
+        assert!(metrics.contains_key("accuracy") && metrics.contains_key("accuracy_written"), "{outcome}");
+        assert_eq!(outcome["score"], metrics["accuracy"], "the likeliest counts");
+    }
+    place.json(&["eval", "quality"]).refused(&["--input", "htmlstripped"]);
+}

@@ -38,6 +38,10 @@ enum Source {
     Triviaqa,
     /// NarrativeQA: the repository's directory with qaps.csv and the stories in tmp/
     Narrativeqa,
+    /// SQuAD 1.1 or 2.0: dev-v2.0.json and the like
+    Squad,
+    /// HotpotQA: hotpot_dev_distractor_v1.json and the like
+    Hotpotqa,
 }
 
 /// Flags of `e2llm data prepare`.
@@ -70,6 +74,8 @@ pub(super) fn run(args: &PrepareArgs, settings: &Settings) -> Result<()> {
         Source::Govreport => prepare::govreport,
         Source::Triviaqa => prepare::triviaqa,
         Source::Narrativeqa => prepare::narrativeqa,
+        Source::Squad => prepare::squad,
+        Source::Hotpotqa => prepare::hotpotqa,
     };
     let report = prepare(&mut Job {
         inputs: &args.inputs,

@@ -80,7 +80,7 @@ pub(super) fn run(args: &SynthesizeArgs, settings: &Settings) -> Result<()> {
 }
 
 /// The decoder's tokenizer, without its weights.
-fn tokenizer(files: &DecoderFiles) -> Result<TextTokenizer> {
+pub(crate) fn tokenizer(files: &DecoderFiles) -> Result<TextTokenizer> {
     match (&files.tokenizer, files.weights.first()) {
         (_, Some(weights)) if weights.extension().is_some_and(|kind| kind == "gguf") => {
             Ok(TextTokenizer::from_gguf(GgufFile::open(weights)?.metadata())?)

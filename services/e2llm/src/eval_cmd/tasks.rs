@@ -1,5 +1,5 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use e2llm_data::{Line, Lines, TaskLine};
@@ -7,6 +7,8 @@ use e2llm_data::{Line, Lines, TaskLine};
 /// A task to be answered.
 #[derive(Debug)]
 pub(super) struct Sampled {
+    /// The benchmark it is of; empty for a file of tasks.
+    pub(super) suite: &'static str,
     pub(super) line: TaskLine,
     /// Of its context.
     pub(super) doc_id: String,
@@ -14,61 +16,65 @@ pub(super) struct Sampled {
     pub(super) other: String,
 }
 
+/// Kind of task and length, by suite.
+type Group = (&'static str, (String, Option<usize>));
+
 /// Tasks with their documents.
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
     pub(super) sampled: Vec<Sampled>,
     /// Texts by document id.
     pub(super) documents: BTreeMap<String, String>,
+    samples: Option<usize>,
+    taken: HashMap<Group, usize>,
+    ids: HashSet<(&'static str, String)>,
 }
 
 impl Tasks {
-    /// Reads files of tasks, at most `samples` of each kind and length.
-    pub(super) fn read(paths: &[PathBuf], samples: Option<usize>) -> Result<Self> {
-        let mut tasks = Self::default();
-        let mut taken: HashMap<(String, Option<usize>), usize> = HashMap::new();
-        let mut ids = HashSet::new();
-        for path in paths {
-            let mut lines = Lines::open(path)?;
-            while let Some(line) = lines.next() {
-                let number = lines.number();
-                let Line::Task(line) = line? else {
-                    bail!(
-                        "{} line {number} is a text; give tasks, such as `e2llm data synthesize` makes",
-                        path.display()
-                    );
-                };
-                let of_group = taken.entry(line.group()).or_default();
-                if samples.is_some_and(|samples| *of_group >= samples) {
-                    continue;
-                }
-                *of_group += 1;
-                if line.answer.is_none() && line.answers.is_empty() {
-                    bail!("{} line {number}: task {:?} has no answer to judge by", path.display(), line.id);
-                }
-                if !ids.insert(line.id.clone()) {
-                    bail!(
-                        "{} line {number}: task id {:?} stands twice in the files; ids must differ",
-                        path.display(),
-                        line.id
-                    );
-                }
-                tasks.add(line);
-            }
-        }
-        tasks.choose_others()?;
-        Ok(tasks)
+    /// At most `samples` of each kind and length will be taken, the first ones.
+    pub(super) fn new(samples: Option<usize>) -> Self {
+        Self { samples, ..Self::default() }
     }
 
-    fn add(&mut self, mut line: TaskLine) {
+    /// Reads a file of tasks.
+    pub(super) fn read(&mut self, suite: &'static str, path: &Path) -> Result<()> {
+        let mut lines = Lines::open(path)?;
+        while let Some(line) = lines.next() {
+            let number = lines.number();
+            let Line::Task(line) = line? else {
+                bail!("{} line {number} is a text; give tasks, such as `e2llm data synthesize` makes", path.display());
+            };
+            if line.answer.is_none() && line.answers.is_empty() {
+                bail!("{} line {number}: task {:?} has no answer to judge by", path.display(), line.id);
+            }
+            if self.ids.contains(&(suite, line.id.clone())) {
+                bail!(
+                    "{} line {number}: task id {:?} stands twice in the files; ids must differ",
+                    path.display(),
+                    line.id
+                );
+            }
+            self.add(suite, line);
+        }
+        Ok(())
+    }
+
+    /// Takes a task, unless there are enough of its kind and length.
+    pub(super) fn add(&mut self, suite: &'static str, mut line: TaskLine) {
+        let of_group = self.taken.entry((suite, line.group())).or_default();
+        if self.samples.is_some_and(|samples| *of_group >= samples) {
+            return;
+        }
+        *of_group += 1;
+        self.ids.insert((suite, line.id.clone()));
         let context = std::mem::take(&mut line.context);
         let doc_id = blake3::hash(context.as_bytes()).to_hex()[..32].to_owned();
         self.documents.insert(doc_id.clone(), context);
-        self.sampled.push(Sampled { line, doc_id, other: String::new() });
+        self.sampled.push(Sampled { suite, line, doc_id, other: String::new() });
     }
 
     /// For each document the one that follows it by length, and the one before for the longest.
-    fn choose_others(&mut self) -> Result<()> {
+    pub(super) fn choose_others(&mut self) -> Result<()> {
         let mut by_length: Vec<(usize, &String)> = self.documents.iter().map(|(id, text)| (text.len(), id)).collect();
         by_length.sort_unstable();
         if by_length.len() < 2 {
@@ -93,7 +99,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tasks.jsonl");
         std::fs::write(&path, lines.join("\n")).unwrap();
-        Tasks::read(&[path], samples)
+        let mut tasks = Tasks::new(samples);
+        tasks.read("", &path)?;
+        tasks.choose_others()?;
+        Ok(tasks)
     }
 
     const A: &str = r#"{"id":"a","task":"qa","context":"one two","prompt":"p","answers":["two"],"tokens":900}"#;

@@ -1,6 +1,7 @@
 //! Published benchmarks, read in the forms they are published in: the data is the user's to bring.
 
 mod choices;
+mod passages;
 mod questions;
 mod summaries;
 
@@ -14,6 +15,7 @@ use crate::io;
 use crate::line::{Split, TaskLine};
 
 pub use choices::{longbench_v2, quality};
+pub use passages::{hotpotqa, squad};
 pub use questions::{narrativeqa, triviaqa};
 pub use summaries::{govreport, qmsum};
 

@@ -97,7 +97,36 @@ pub(super) fn hay(synthesizer: &Synthesizer<'_>, tokens: usize, rng: &mut ChaCha
     )))
 }
 
+/// Units of whole documents in random order, of about `tokens` tokens; around again where there are too few.
+pub(super) fn texts(synthesizer: &Synthesizer<'_>, tokens: usize, rng: &mut ChaCha8Rng) -> Result<Vec<Piece>> {
+    let documents = shuffled(synthesizer.haystack.documents.iter().collect(), rng);
+    let (mut pieces, mut left, mut misses) = (Vec::new(), tokens, 0);
+    for document in documents.iter().cycle() {
+        // Should no unit of any document fit.
+        misses += 1;
+        for unit in cut::units(&document.text) {
+            let piece = Piece::of(&document.text, &unit);
+            match left.checked_sub((synthesizer.count)(&format!("{}{}", piece.text, piece.separator))?) {
+                Some(rest) => {
+                    (left, misses) = (rest, 0);
+                    pieces.push(piece);
+                }
+                None => misses += 1,
+            }
+            if left <= tokens / 100 || misses >= MISSES.max(2 * documents.len()) {
+                return Ok(pieces);
+            }
+        }
+    }
+    Ok(pieces)
+}
+
 impl Piece {
+    /// A line of its own.
+    pub(super) fn line(text: String) -> Self {
+        Self { text, separator: "\n", open: true }
+    }
+
     fn of(text: &str, unit: &cut::Unit) -> Self {
         let open = unit.ends_paragraph || unit.kind == cut::Kind::Sentence;
         Self { text: unit.show(text), separator: unit.separator(), open }
@@ -141,12 +170,13 @@ pub(super) fn hidden(
     needles: &[Needle],
     rng: &mut ChaCha8Rng,
 ) -> Result<(String, Vec<Range<usize>>)> {
-    let mut taken = 0;
-    for needle in needles {
-        taken += (synthesizer.count)(&format!(" {}", needle.text))?;
-    }
-    let pieces = hay(synthesizer, aim.saturating_sub(taken), rng)?;
+    let pieces = hay(synthesizer, aim.saturating_sub(cost(synthesizer, needles)?), rng)?;
     Ok(assemble(&pieces, needles))
+}
+
+/// Tokens of needles.
+pub(super) fn cost(synthesizer: &Synthesizer<'_>, needles: &[Needle]) -> Result<usize> {
+    needles.iter().map(|needle| (synthesizer.count)(&format!(" {}", needle.text))).sum()
 }
 
 /// `count` shares of the text, ascending.

@@ -1,6 +1,6 @@
 //! The texts that tasks are built on, and the words that their keys are made of.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use crate::error::{DataError, Result};
@@ -84,6 +84,33 @@ impl Haystack {
             return Err(DataError::Haystack(problem));
         }
         Ok(haystack)
+    }
+
+    /// A haystack of questions whose distractors are the paragraphs of all of them; made-up names are of the words of `texts`.
+    ///
+    /// # Errors
+    /// [`DataError::Haystack`] if there is no question.
+    pub fn of_questions(lines: impl IntoIterator<Item = Line>, texts: &Self) -> Result<Self> {
+        let (mut haystack, mut seen) = (Self { words: texts.words.clone(), ..Self::default() }, HashSet::new());
+        for line in lines {
+            let Line::Task(line) = line else { continue };
+            for paragraph in line.context.split("\n\n").filter(|paragraph| !paragraph.trim().is_empty()) {
+                if seen.insert(hash::text(paragraph)) {
+                    let text = paragraph.to_owned();
+                    haystack.documents.push(PlainLine { id: line.id.clone(), text, summary: None, split: line.split });
+                }
+            }
+            haystack.questions.push(line);
+        }
+        if haystack.questions.is_empty() {
+            return Err(DataError::Haystack("there is no question among the lines; give qa tasks".to_owned()));
+        }
+        Ok(haystack)
+    }
+
+    /// Whether there is something to ask `qa` about: abstracts or questions.
+    pub fn has_questions(&self) -> bool {
+        !self.questions.is_empty() || self.documents.iter().any(|document| document.summary.is_some())
     }
 
     /// Documents held.

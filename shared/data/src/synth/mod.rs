@@ -20,6 +20,7 @@ mod draft;
 mod haystack;
 mod needles;
 mod questions;
+mod ruler;
 mod values;
 mod variables;
 mod words;
@@ -32,8 +33,10 @@ use crate::error::{DataError, Result};
 use crate::hash;
 use crate::line::TaskLine;
 use draft::Draft;
+use questions::Hops;
 
 pub use haystack::{Haystack, MAX_BYTES};
+pub use ruler::{RulerSources, RulerTask};
 
 /// Fewest tokens of a context.
 pub const MIN_TOKENS: usize = 512;
@@ -115,25 +118,35 @@ impl Synthesizer<'_> {
     /// [`DataError::Setting`] below [`MIN_TOKENS`]; [`DataError::Haystack`] if the haystack has too little text, or no
     /// abstracts for `qa`; what `count` returns.
     pub fn line(&self, task: TaskKind, tokens: usize, seed: u64) -> Result<TaskLine> {
+        self.made(task.name(), task == TaskKind::Qa, tokens, seed, |rng| match task {
+            TaskKind::VariableTracking => variables::draft(self, tokens, rng),
+            TaskKind::CommonWords => words::draft(self, tokens, rng),
+            TaskKind::Qa => questions::draft(self, tokens, Hops::One, rng),
+            niah => needles::draft(self, niah, tokens, rng),
+        })
+    }
+
+    /// A task of a draft. Several answers are all wanted, unless they are `alternatives`.
+    fn made(
+        &self,
+        name: &str,
+        alternatives: bool,
+        tokens: usize,
+        seed: u64,
+        draft: impl FnOnce(&mut ChaCha8Rng) -> Result<(Draft, usize)>,
+    ) -> Result<TaskLine> {
         if tokens < MIN_TOKENS {
             return Err(DataError::Setting { name: "tokens", value: tokens.to_string(), expected: "512 or more" });
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(hash::sequence(&[hash::text(task.name()), tokens as u64]));
-        let (draft, tokens_used) = match task {
-            TaskKind::VariableTracking => variables::draft(self, tokens, &mut rng)?,
-            TaskKind::CommonWords => words::draft(self, tokens, &rng)?,
-            TaskKind::Qa => questions::draft(self, tokens, &mut rng)?,
-            niah => needles::draft(self, niah, tokens, &mut rng)?,
-        };
-        let Draft { context, evidence, question, keys, answers } = draft;
+        rng.set_stream(hash::sequence(&[hash::text(name), tokens as u64]));
+        let (Draft { context, evidence, question, keys, answers }, tokens_used) = draft(&mut rng)?;
         Ok(TaskLine {
-            id: format!("{}-{tokens}-{seed}", task.name()),
-            task: task.name().to_owned(),
+            id: format!("{name}-{tokens}-{seed}"),
+            task: name.to_owned(),
             context,
             prompt: (self.question)(&question),
-            // The answers to a question that came with several are alternatives.
-            answer: if task == TaskKind::Qa { answers.first().cloned() } else { Some(answers.join(", ")) },
+            answer: if alternatives { answers.first().cloned() } else { Some(answers.join(", ")) },
             answers,
             keys,
             evidence,

@@ -26,28 +26,51 @@ const QUESTIONS: [&str; 3] = [
     "{abstract} Which of the documents above does this describe?",
 ];
 
-/// What is asked, and the passage that answers it.
-struct Asked {
-    passage: String,
-    question: String,
-    /// `None`: the name of the document.
-    answers: Option<Vec<String>>,
+const SHELVED: &str = "One of the documents above is summarised as follows: {abstract} On which shelf does it stand? Answer \
+                       with the name of the shelf.";
+
+/// Passages that an answer takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hops {
+    One,
+    Two,
 }
 
-pub(super) fn draft(synthesizer: &Synthesizer<'_>, tokens: usize, rng: &mut ChaCha8Rng) -> Result<(Draft, usize)> {
+/// What is asked, and the passages that answer it.
+struct Asked {
+    passages: Vec<String>,
+    question: String,
+    answer: Answer,
+}
+
+enum Answer {
+    /// Any of these.
+    Given(Vec<String>),
+    /// The made-up name of the passage.
+    Name,
+    /// The shelf that a list gives for this name.
+    Shelf,
+}
+
+pub(super) fn draft(
+    synthesizer: &Synthesizer<'_>,
+    tokens: usize,
+    hops: Hops,
+    rng: &mut ChaCha8Rng,
+) -> Result<(Draft, usize)> {
     let length = (tokens / 4).clamp(PASSAGE.start, PASSAGE.end);
-    let asked = asked(synthesizer, length, rng)?;
+    let asked = asked(synthesizer, length, hops, rng)?;
     let base = rng.clone();
     fitted(synthesizer, tokens, |aim| documents(synthesizer, &asked, length, aim, &mut base.clone()))
 }
 
-fn asked(synthesizer: &Synthesizer<'_>, length: usize, rng: &mut ChaCha8Rng) -> Result<Asked> {
+fn asked(synthesizer: &Synthesizer<'_>, length: usize, hops: Hops, rng: &mut ChaCha8Rng) -> Result<Asked> {
     let Haystack { documents, questions, .. } = synthesizer.haystack;
     for _ in 0..DRAWS {
         let number = rng.random_range(0..documents.len() + questions.len());
         let found = match number.checked_sub(documents.len()) {
-            Some(number) => ready(synthesizer, &questions[number], length)?,
-            None => by_abstract(synthesizer, &documents[number], length, rng)?,
+            Some(number) => ready(synthesizer, &questions[number], length, hops)?,
+            None => by_abstract(synthesizer, &documents[number], length, hops, rng)?,
         };
         if let Some(asked) = found {
             return Ok(asked);
@@ -58,18 +81,30 @@ fn asked(synthesizer: &Synthesizer<'_>, length: usize, rng: &mut ChaCha8Rng) -> 
     Err(DataError::Haystack(problem.to_owned()))
 }
 
-/// A question that the haystack brought along, if its answer is in a passage short enough.
-fn ready(synthesizer: &Synthesizer<'_>, line: &crate::TaskLine, length: usize) -> Result<Option<Asked>> {
+/// A question that the haystack brought along, if its answer is in passages short enough. What two passages answer names
+/// both as its evidence.
+fn ready(synthesizer: &Synthesizer<'_>, line: &crate::TaskLine, length: usize, hops: Hops) -> Result<Option<Asked>> {
     let answers = if line.answers.is_empty() { line.answer.iter().cloned().collect() } else { line.answers.clone() };
-    let passage = cut::passage(&line.context, length, synthesizer.count)?;
-    let usable = answers.iter().any(|answer: &String| passage.contains(answer.as_str()));
-    Ok(usable.then(|| Asked { passage, question: line.prompt.clone(), answers: Some(answers) }))
+    let of = |text: &str| cut::passage(text, length, synthesizer.count);
+    let passages: Vec<String> = match hops {
+        Hops::One => vec![of(&line.context)?],
+        Hops::Two => line.evidence.iter().filter_map(|r| line.context.get(r.clone())).map(of).collect::<Result<_>>()?,
+    };
+    let contained = |answer: &String| passages.iter().any(|passage| passage.contains(answer.as_str()));
+    // Yes and no need not be written anywhere.
+    let usable = match hops {
+        Hops::One => answers.iter().any(contained),
+        Hops::Two => passages.len() > 1 && answers.iter().any(|a| contained(a) || a == "yes" || a == "no"),
+    };
+    let question = line.labels.get("question").unwrap_or(&line.prompt).clone();
+    Ok(usable.then_some(Asked { passages, question, answer: Answer::Given(answers) }))
 }
 
 fn by_abstract(
     synthesizer: &Synthesizer<'_>,
     document: &crate::PlainLine,
     length: usize,
+    hops: Hops,
     rng: &mut ChaCha8Rng,
 ) -> Result<Option<Asked>> {
     let Some(summary) = document.summary.as_deref().filter(|summary| summary.len() >= FEWEST) else { return Ok(None) };
@@ -78,11 +113,15 @@ fn by_abstract(
     if passage.is_empty() || shown.len() < FEWEST {
         return Ok(None);
     }
-    let question = any(&QUESTIONS, rng).replace("{abstract}", &shown);
-    Ok(Some(Asked { passage, question, answers: None }))
+    let (wording, answer) = match hops {
+        Hops::One => (any(&QUESTIONS, rng), Answer::Name),
+        Hops::Two => (SHELVED, Answer::Shelf),
+    };
+    Ok(Some(Asked { passages: vec![passage], question: wording.replace("{abstract}", &shown), answer }))
 }
 
-/// Passages under made-up names, of about `aim` tokens; the one asked about is anywhere among them.
+/// Passages under made-up names, of about `aim` tokens; those asked about are anywhere among them. Where shelves are asked
+/// for, every name has one.
 fn documents(
     synthesizer: &Synthesizer<'_>,
     asked: &Asked,
@@ -91,25 +130,34 @@ fn documents(
     rng: &mut ChaCha8Rng,
 ) -> Result<Draft> {
     let mut unique = Unique::new(synthesizer.haystack);
-    let name = unique.key(rng);
-    let gold = titled(&name, &asked.passage);
-    let mut left = aim.saturating_sub((synthesizer.count)(&gold)?);
-    let mut blocks = vec![(gold, true)];
+    let shelved = matches!(asked.answer, Answer::Shelf);
+    let (mut blocks, mut left) = (Vec::new(), aim);
+    let mut names = Vec::new();
+    for passage in &asked.passages {
+        let name = unique.key(rng);
+        let shelf = shelved.then(|| unique.key(rng));
+        for block in entries(&name, passage, shelf.as_deref()) {
+            left = left.saturating_sub((synthesizer.count)(&block)?);
+            blocks.push((block, true));
+        }
+        names.push((name, shelf));
+    }
     let texts = &synthesizer.haystack.documents;
-    let order = shuffled((0..texts.len()).collect(), rng);
-    for number in order {
+    for number in shuffled((0..texts.len()).collect(), rng) {
         if left < aim / 50 {
             break;
         }
-        let title = unique.key(rng);
-        let room = left.saturating_sub((synthesizer.count)(&titled(&title, ""))?).min(length);
+        let (title, shelf) = (unique.key(rng), shelved.then(|| unique.key(rng)));
+        let frame: String = entries(&title, "", shelf.as_deref()).concat();
+        let room = left.saturating_sub((synthesizer.count)(&frame)?).min(length);
         let passage = cut::passage(&texts[number].text, room, synthesizer.count)?;
-        if passage.is_empty() || asked.passage.contains(passage.as_str()) {
+        if passage.is_empty() || asked.passages.iter().any(|asked| asked.contains(passage.as_str())) {
             continue;
         }
-        let block = titled(&title, &passage);
-        left = left.saturating_sub((synthesizer.count)(&block)?);
-        blocks.push((block, false));
+        for block in entries(&title, &passage, shelf.as_deref()) {
+            left = left.saturating_sub((synthesizer.count)(&block)?);
+            blocks.push((block, false));
+        }
     }
     if left > aim / 20 {
         let found = aim - left;
@@ -118,14 +166,16 @@ fn documents(
         );
         return Err(DataError::Haystack(problem));
     }
-    Ok(laid_out(asked, &name, shuffled(blocks, rng)))
+    Ok(laid_out(asked, &names, shuffled(blocks, rng)))
 }
 
-fn titled(name: &str, passage: &str) -> String {
-    format!("Document {name}:\n\n{passage}\n\n")
+/// A passage under its name, and where it stands.
+fn entries(name: &str, passage: &str, shelf: Option<&str>) -> Vec<String> {
+    let shelf = shelf.map(|shelf| format!("Document {name} stands on shelf {shelf}.\n\n"));
+    std::iter::once(format!("Document {name}:\n\n{passage}\n\n")).chain(shelf).collect()
 }
 
-fn laid_out(asked: &Asked, name: &str, blocks: Vec<(String, bool)>) -> Draft {
+fn laid_out(asked: &Asked, names: &[(String, Option<String>)], blocks: Vec<(String, bool)>) -> Draft {
     let (mut context, mut evidence) = (String::new(), Vec::new());
     for (block, is_gold) in blocks {
         let start = context.len();
@@ -135,6 +185,11 @@ fn laid_out(asked: &Asked, name: &str, blocks: Vec<(String, bool)>) -> Draft {
         }
     }
     context.truncate(context.trim_end().len());
-    let answers = asked.answers.clone().unwrap_or_else(|| vec![name.to_owned()]);
-    Draft { context, evidence, question: asked.question.clone(), keys: vec![name.to_owned()], answers }
+    let answers = match &asked.answer {
+        Answer::Given(answers) => answers.clone(),
+        Answer::Name => names.iter().map(|(name, _)| name.clone()).collect(),
+        Answer::Shelf => names.iter().filter_map(|(_, shelf)| shelf.clone()).collect(),
+    };
+    let keys = names.iter().map(|(name, _)| name.clone()).collect();
+    Draft { context, evidence, question: asked.question.clone(), keys, answers }
 }

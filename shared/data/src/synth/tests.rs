@@ -32,9 +32,9 @@ pub(crate) fn haystack_text(seed: u64) -> String {
 }
 
 /// Made twice, so that what a test compares cannot be one and the same thing.
-static HAYSTACKS: LazyLock<[Haystack; 2]> = LazyLock::new(|| [made(), made()]);
+pub(crate) static HAYSTACKS: LazyLock<[Haystack; 2]> = LazyLock::new(|| [made(), made()]);
 
-fn made() -> Haystack {
+pub(crate) fn made() -> Haystack {
     let lines = (0..48).map(|n| {
         let words = haystack_text(n + 50)[..200].replace('\n', " ");
         let summary = Some(format!("This document tells of {n} things that nobody had counted before. {words}"));
@@ -44,7 +44,7 @@ fn made() -> Haystack {
 }
 
 /// Four bytes a token, about as a real tokenizer, but never less than a word.
-fn count(text: &str) -> Result<usize> {
+pub(crate) fn count(text: &str) -> Result<usize> {
     Ok(text.split_whitespace().map(|word| word.len().div_ceil(4)).sum())
 }
 

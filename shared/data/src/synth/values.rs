@@ -1,5 +1,7 @@
 //! Keys and values that are found nowhere else.
 
+use std::collections::HashSet;
+
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -33,14 +35,15 @@ impl Form {
 }
 
 /// Draws texts that differ from each other.
+#[derive(Clone)]
 pub(super) struct Unique<'a> {
     haystack: &'a Haystack,
-    drawn: Vec<String>,
+    drawn: HashSet<String>,
 }
 
 impl<'a> Unique<'a> {
     pub(super) fn new(haystack: &'a Haystack) -> Self {
-        Self { haystack, drawn: Vec::new() }
+        Self { haystack, drawn: HashSet::new() }
     }
 
     /// Two words with a hyphen.
@@ -54,14 +57,21 @@ impl<'a> Unique<'a> {
             let value = match form {
                 Form::Number => rng.random_range(1_000_000..10_000_000_u32).to_string(),
                 Form::Uuid => uuid(rng),
-                Form::Words => format!("{}-{}", word(self.haystack, rng), word(self.haystack, rng)),
+                Form::Words => self.words(rng),
             };
-            // At least 100 words make 10,000 pairs, of which a task takes a dozen: this ends.
-            if !self.drawn.contains(&value) {
-                self.drawn.push(value.clone());
+            if self.drawn.insert(value.clone()) {
                 return value;
             }
         }
+    }
+}
+
+impl Unique<'_> {
+    /// Two words, and three once half of the pairs may be used up: then some are always left.
+    fn words(&self, rng: &mut ChaCha8Rng) -> String {
+        let pairs = self.haystack.words.len().pow(2);
+        let count = if self.drawn.len() < pairs / 2 { 2 } else { 3 };
+        (0..count).map(|_| word(self.haystack, rng)).collect::<Vec<_>>().join("-")
     }
 }
 

@@ -43,15 +43,17 @@ pub(super) fn draft(synthesizer: &Synthesizer<'_>, tokens: usize, rng: &mut ChaC
 /// The chain asked for, and one more.
 fn chains(rng: &mut ChaCha8Rng) -> [Chain; 2] {
     let lengths = [rng.random_range(CHAIN), rng.random_range(CHAIN)];
-    // Different first letters keep the names apart.
-    let initials = shuffled(('A'..='Z').collect(), rng);
-    let mut initials = initials.into_iter();
+    let mut names = names(lengths[0] + lengths[1], rng);
+    let others = names.split_off(lengths[0]);
     let first: u32 = rng.random_range(10_000..99_999);
-    let values = [first, if first < 55_000 { first + 12_345 } else { first - 12_345 }];
-    [0, 1].map(|number| Chain {
-        names: initials.by_ref().take(lengths[number]).map(|initial| name(initial, rng)).collect(),
-        value: values[number].to_string(),
-    })
+    let second = if first < 55_000 { first + 12_345 } else { first - 12_345 };
+    [Chain { names, value: first.to_string() }, Chain { names: others, value: second.to_string() }]
+}
+
+/// Names of variables: different first letters keep them apart.
+pub(super) fn names(count: usize, rng: &mut ChaCha8Rng) -> Vec<String> {
+    let initials = shuffled(('A'..='Z').collect::<Vec<char>>(), rng);
+    initials.into_iter().take(count).map(|initial| name(initial, rng)).collect()
 }
 
 /// Five capital letters.

@@ -16,9 +16,10 @@ const OFTEN: usize = 3;
 const QUESTIONS: [&str; 2] =
     ["What are the 10 most common words in the list above?", "Which 10 words appear most often in the list above?"];
 
-pub(super) fn draft(synthesizer: &Synthesizer<'_>, tokens: usize, rng: &ChaCha8Rng) -> Result<(Draft, usize)> {
+pub(super) fn draft(synthesizer: &Synthesizer<'_>, tokens: usize, rng: &mut ChaCha8Rng) -> Result<(Draft, usize)> {
+    let base = rng.clone();
     // Numbers, full stops and words together take about four tokens; `fitted` corrects that.
-    fitted(synthesizer, tokens, |aim| Ok(list(synthesizer, aim / 4, &mut rng.clone())))
+    fitted(synthesizer, tokens, |aim| Ok(list(synthesizer, aim / 4, &mut base.clone())))
 }
 
 fn list(synthesizer: &Synthesizer<'_>, slots: usize, rng: &mut ChaCha8Rng) -> Draft {

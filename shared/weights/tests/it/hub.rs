@@ -2,7 +2,7 @@
 //! for (listing, ranges, etags, commits) and breaks connections off on request.
 
 use super::{fetcher, says};
-use e2llm_weights::{HubOptions, ModelRef};
+use e2llm_weights::{HubOptions, ModelRef, Progress};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -45,15 +45,17 @@ impl Hub {
         let lines: Vec<String> =
             BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
         let Some(path) = lines.first().and_then(|line| line.split(' ').nth(1)) else { return };
+        // Datasets are served as models are, below a path of their own.
+        let path = &path.replace("/api/datasets/", "/api/models/").replace("/datasets/", "/");
         let commit = self.commit.lock().unwrap().clone();
-        if path == "/api/models/org/name/revision/main" {
+        if *path == "/api/models/org/name/revision/main" {
             let siblings = FILES.map(|(name, _)| format!("{{\"rfilename\": \"{name}\"}}")).join(",");
             let body = format!("{{\"sha\": \"{commit}\", \"siblings\": [{siblings}]}}");
             let _ =
                 write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
             return;
         }
-        let file = FILES.iter().find(|(name, _)| path == format!("/org/name/resolve/main/{name}"));
+        let file = FILES.iter().find(|(name, _)| *path == format!("/org/name/resolve/main/{name}"));
         let Some((name, size)) = file else {
             let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
             return;
@@ -130,4 +132,21 @@ fn a_connection_that_always_breaks_off_is_an_error_and_what_arrived_is_kept() {
     fetcher.resolve(&model()).unwrap();
     assert!(*hub.starts.lock().unwrap().last().unwrap() > 150_000, "it began anew");
     says(&fetcher.resolve(&ModelRef::parse("org/other").unwrap()).unwrap_err(), &["org/other", "check the name"]);
+}
+
+#[test]
+fn a_file_of_a_dataset_is_fetched_once_and_found_offline() {
+    let (cache, hub) = (tempdir().unwrap(), Hub::start(1));
+    let file = ModelRef::parse("org/name:model.safetensors").unwrap();
+    let fetch =
+        |reference: &ModelRef, offline| hub.options(cache.path(), offline).dataset_file(reference, Progress::Hidden);
+    says(&fetch(&file, true).unwrap_err(), &["org/name", "not cached"]);
+    let path = fetch(&file, false).unwrap();
+    assert!(fs::read(&path).unwrap() == content(300_000), "other bytes than the hub's");
+    assert!(path.starts_with(cache.path().join("datasets--org--name")), "{path:?}");
+    assert_eq!(*hub.starts.lock().unwrap(), [0, 150_000]);
+    assert_eq!((fetch(&file, true).unwrap(), fetch(&file, false).unwrap()), (path.clone(), path));
+    let other = ModelRef::parse("org/name:data.json").unwrap();
+    says(&fetch(&other, false).unwrap_err(), &["data.json", "config.json"]);
+    says(&fetch(&model(), false).unwrap_err(), &["org/name:file"]);
 }

@@ -127,7 +127,7 @@ struct Pair {
     answer2: String,
 }
 
-fn qa(id: String, context: String, prompt: String, answers: Vec<String>) -> TaskLine {
+pub(super) fn qa(id: String, context: String, prompt: String, answers: Vec<String>) -> TaskLine {
     TaskLine {
         id,
         task: "qa".to_owned(),
