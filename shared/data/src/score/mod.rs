@@ -70,6 +70,35 @@ fn balanced(precision: f64, recall: f64) -> f64 {
 mod tests {
     use super::*;
 
+    /// What reference implementations say, see `tests/golden/scores.py`.
+    #[test]
+    fn scores_are_those_of_the_reference_packages() {
+        let golden: serde_json::Value =
+            serde_json::from_str(include_str!("../../../../tests/golden/scores.json")).unwrap();
+        let cases = golden["cases"].as_array().unwrap();
+        assert!(cases.len() >= 200);
+        for case in cases {
+            let text = |name: &str| case[name].as_str().unwrap();
+            let expect = |name: &str, ours: f64, expected: &serde_json::Value| {
+                let expected = expected.as_f64().unwrap();
+                assert!((ours - expected).abs() < 2e-6, "{name} {ours}, not {expected}, of {case}");
+            };
+            let (prediction, reference) = (text("prediction"), text("reference"));
+            let rouge = rouge(prediction, reference);
+            for (name, score) in [("rouge1", rouge.rouge1), ("rouge2", rouge.rouge2), ("rougeL", rouge.rouge_l)] {
+                for (at, value) in [score.precision, score.recall, score.f1].into_iter().enumerate() {
+                    expect(name, value, &case[name][at]);
+                }
+            }
+            let answers = strings(&[reference]);
+            expect("exact", exact_match(prediction, &answers), &case["exact"]);
+            expect("f1", f1(prediction, &answers), &case["f1"]);
+            let parts: Vec<String> = serde_json::from_value(case["parts"].clone()).unwrap();
+            expect("all", string_match(prediction, &parts), &case["all"]);
+            expect("part", string_match_any(prediction, &parts), &case["part"]);
+        }
+    }
+
     fn strings(texts: &[&str]) -> Vec<String> {
         texts.iter().map(|text| (*text).to_owned()).collect()
     }
