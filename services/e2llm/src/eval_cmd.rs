@@ -16,7 +16,7 @@ use clap::Args;
 use e2llm_api::MAX_PIECE_BYTES;
 use e2llm_api::v1::{DocRecord, GenerateOptions, JobKind, JobSpec, Row, RowResult};
 use e2llm_data::LineWriter;
-use e2llm_eval::{Answer, Documents, Outcome, Page, Positions, Report, System, html, letters};
+use e2llm_eval::{Answer, Asked, Documents, Outcome, Page, Positions, Report, System, html, letters};
 use e2llm_model::prompt;
 use prost::Message;
 
@@ -101,42 +101,58 @@ pub(crate) async fn run(app: &App, args: &EvalArgs) -> Result<()> {
         writer.commit()?;
     }
     let report = Report::new(&outcomes);
-    if let Some(path) = &args.report {
-        let command = std::env::args().collect::<Vec<_>>().join(" ");
-        let page = Page { bundle: &bundle, command: &command, report: &report, outcomes: &outcomes, documents };
-        let text = html(&page).map_err(|error| anyhow!("cannot draw the report's charts: {error}"))?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
     match app.settings.json {
-        true => report.rows.iter().try_for_each(|row| print_line(&serde_json::to_string(row)?)),
-        false => print_line(&report.markdown()),
+        true => report.rows.iter().try_for_each(|row| print_line(&serde_json::to_string(row)?))?,
+        false => print_line(&report.markdown())?,
     }
+    let Some(path) = &args.report else { return Ok(()) };
+    let command = typed();
+    let page = Page { bundle: &bundle, command: &command, report: &report, outcomes: &outcomes, documents };
+    let text = html(&page).map_err(|error| anyhow!("cannot draw the report's charts: {error}"))?;
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The command line, for people to repeat.
+fn typed() -> String {
+    let quoted = |argument: std::ffi::OsString| {
+        let argument = argument.to_string_lossy().into_owned();
+        let is_plain = !argument.is_empty() && argument.chars().all(|c| c.is_alphanumeric() || "-_./,:=@".contains(c));
+        if is_plain { argument } else { format!("'{}'", argument.replace('\'', r"'\''")) }
+    };
+    std::env::args_os().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 async fn evaluate(app: &App, args: &EvalArgs, services: &Services, tasks: &Tasks) -> Result<Evaluated> {
     let begun = Instant::now();
-    let encoded = carry_out(app, services, JobKind::Encode, documents(tasks), "").await?;
-    let documents = cost(tasks, &encoded, begun.elapsed().as_secs_f64());
+    let Done { rows: encoded, went_on } = carry_out(app, services, JobKind::Encode, documents(tasks), "").await?;
+    // What an earlier run has encoded was not timed.
+    let seconds = (!went_on).then(|| begun.elapsed().as_secs_f64());
+    let documents = cost(tasks, &encoded, seconds);
     let records: BTreeMap<String, DocRecord> =
         encoded.into_iter().filter_map(|row| Some((row.id, row.record?))).collect();
     let rows = questions(args, tasks, &records)?;
-    let prompts: Vec<String> =
-        rows.iter().map(|row| blake3::hash(&row.encode_to_vec()).to_hex()[..16].to_owned()).collect();
+    let prompts: Vec<String> = rows.iter().map(|row| hash(&Row { id: String::new(), ..row.clone() })).collect();
     // Another bundle is another evaluation, also behind a server, whose bundle only its records name.
     let bundle = records.values().next().map_or(String::new(), |record| record.fingerprint.clone());
     let parts = rows.into_iter().map(|row| Part::Question(Box::new(row))).collect();
-    let answers = carry_out(app, services, JobKind::Ask, parts, &bundle).await?;
+    let answers = carry_out(app, services, JobKind::Ask, parts, &bundle).await?.rows;
     let asked = tasks.sampled.iter().flat_map(|task| args.systems.iter().map(move |system| (task, *system)));
     let outcome = |(((task, system), row), prompt): (((&Sampled, System), RowResult), String)| {
         let choices = row.scores.iter().map(|score| score.log_likelihood).collect();
         let answer = Answer { prediction: row.text, choices, usage: row.usage.unwrap_or_default(), prompt };
-        Outcome::new(task.suite, &task.line, tasks.documents[&task.doc_id].len(), system.name(), answer)
+        let bytes = tasks.documents[&task.doc_id].len();
+        let asked = Asked { suite: task.suite, task: &task.line, bytes, length: task.length };
+        Outcome::new(asked, system.name(), answer)
     };
     Ok(Evaluated { outcomes: asked.zip(answers).zip(prompts).map(outcome).collect(), bundle, documents })
 }
 
+fn hash(row: &Row) -> String {
+    blake3::hash(&row.encode_to_vec()).to_hex()[..16].to_owned()
+}
+
 /// What the documents took; `seconds` to encode those that were not there already.
-fn cost(tasks: &Tasks, encoded: &[RowResult], seconds: f64) -> Documents {
+fn cost(tasks: &Tasks, encoded: &[RowResult], seconds: Option<f64>) -> Documents {
     let mean = |sum: u64| sum as f64 / encoded.len().max(1) as f64;
     let segments = encoded.iter().filter_map(|row| row.record.as_ref()).flat_map(|record| &record.segments);
     let new = encoded.iter().filter(|row| !row.unchanged).count();
@@ -144,7 +160,7 @@ fn cost(tasks: &Tasks, encoded: &[RowResult], seconds: f64) -> Documents {
         documents: encoded.len(),
         text_bytes: mean(tasks.documents.values().map(|text| text.len() as u64).sum()),
         stored_bytes: mean(segments.map(|segment| segment.bytes).sum()),
-        encode_seconds: (new > 0).then(|| seconds / new as f64),
+        encode_seconds: seconds.filter(|_| new > 0).map(|seconds| seconds / new as f64),
     }
 }
 
@@ -199,13 +215,7 @@ fn question(task: &e2llm_data::TaskLine) -> String {
 
 /// Runs one job to its end; a row that failed ends the evaluation. Answers are asked for once; documents are looked at every
 /// time, since they may have been deleted.
-async fn carry_out(
-    app: &App,
-    services: &Services,
-    kind: JobKind,
-    parts: Vec<Part>,
-    bundle: &str,
-) -> Result<Vec<RowResult>> {
+async fn carry_out(app: &App, services: &Services, kind: JobKind, parts: Vec<Part>, bundle: &str) -> Result<Done> {
     let spec = JobSpec { kind: kind.into(), ..JobSpec::default() };
     let spec = JobSpec { collection: COLLECTION.to_owned(), ..common_spec(app, services, spec).await? };
     let rows = Rows::made(parts);
@@ -230,7 +240,14 @@ async fn carry_out(
             "{count} of {rows} rows failed, see above; to try them again: e2llm jobs delete {job}, then this command"
         );
     }
-    Ok(finished.rows)
+    Ok(Done { rows: finished.rows, went_on: chosen.earlier.is_some() })
+}
+
+/// What a job has done.
+struct Done {
+    rows: Vec<RowResult>,
+    /// An earlier run had begun it.
+    went_on: bool,
 }
 
 /// Keeps the rows of a job.

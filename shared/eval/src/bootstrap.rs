@@ -24,7 +24,7 @@ pub fn interval(values: &[f64]) -> Option<Interval> {
 }
 
 /// The percentile bootstrap of a statistic of `count` samples, given by their places; `None` without samples.
-pub fn resampled(count: usize, statistic: impl Fn(&[usize]) -> f64) -> Option<Interval> {
+pub(crate) fn resampled(count: usize, statistic: impl Fn(&[usize]) -> f64) -> Option<Interval> {
     if count == 0 {
         return None;
     }

@@ -10,6 +10,9 @@ table{border-collapse:collapse;margin:1em 0;font-size:13px}td,th{border:1px soli
 td:first-child,th:first-child{text-align:left}.good{background:#dcf2dc}figure{display:inline-block;margin:.6em}\
 figcaption{font-size:13px;max-width:620px}code{background:#f2f2f2;padding:1px 4px}";
 
+/// Pairs from which on a credit above zero is marked: the bootstrap of fewer is too sure of itself.
+const FEWEST: usize = 10;
+
 /// What a page says besides its figures.
 #[derive(Debug, Clone, Copy)]
 pub struct Page<'a> {
@@ -36,7 +39,7 @@ pub fn html(page: &Page<'_>) -> Result<String, PlotError> {
     let _ = write!(text, "<p><code>{}</code></p><p>{}</p>", escaped(command), about(documents));
     text += &score_table(report);
     text += &number_table(
-        "Teacher-normalised: 1 is what the decoder makes of the full text, 0 what it makes of none",
+        "Teacher-normalised: 1 is what the decoder makes of as much of the text as its window holds, 0 what it makes of none",
         report,
         |row, system| {
             let of = row.normalized.get(system)?;
@@ -73,7 +76,7 @@ fn score_table(report: &Report) -> String {
             let positions = row.positions.get(system.name()).map(|p| format!(" @{p:.0}")).unwrap_or_default();
             let _ = write!(text, "<td>{score}{positions}");
         }
-        let earned = row.soft_credit.is_some_and(|credit| credit.low > 0.0);
+        let earned = row.soft_credit.is_some_and(|credit| credit.count >= FEWEST && credit.low > 0.0);
         let class = if earned { " class=\"good\"" } else { "" };
         let credit = row.soft_credit.as_ref().map(percent).unwrap_or_default();
         let figure = row.paper.map(|figure| figure.to_string()).unwrap_or_default();
@@ -114,7 +117,7 @@ mod tests {
     fn outcomes() -> Vec<Outcome> {
         let mut all = Vec::new();
         for (length, task) in [(4_000, "niah_single_1"), (8_000, "niah_single_1"), (4_000, "vt"), (8_000, "vt")] {
-            for id in 0..6 {
+            for id in 0..12 {
                 for system in System::ALL {
                     let score = match system {
                         System::None | System::Other => 0.0,
@@ -125,8 +128,9 @@ mod tests {
                         id: format!("{task}-{length}-{id}"),
                         task: task.to_owned(),
                         tokens: Some(length),
+                        length: length.checked_next_power_of_two(),
                         labels: BTreeMap::new(),
-                        depth: Some(f64::from(id) / 6.0),
+                        depth: Some(f64::from(id) / 12.0),
                         system: system.name().to_owned(),
                         prompt: String::new(),
                         prediction: String::new(),
@@ -153,19 +157,19 @@ mod tests {
             Page { bundle: "b<1>", command: "e2llm eval ruler", report: &report, outcomes: &outcomes, documents };
         let text = html(&page).unwrap();
         assert!(text.contains("<code>b&lt;1&gt;</code>") && text.contains("encoded in 0.50 s each"));
-        // Two tasks and their mean by length, compression, and four maps.
-        assert_eq!(text.matches("<svg").count(), 8);
+        // Two tasks, the needles and the mean by length, compression, and four maps.
+        assert_eq!(text.matches("<svg").count(), 9);
         assert!(text.contains("ruler vt: score in percent") && text.contains("Needles with expand"));
         assert!(text.contains("80–100 % deep") && text.contains("4k"));
-        assert!(text.contains("<td>0.50 (") || text.contains("<td>1.00 (1.00 to 1.00)"), "normalised scores");
-        assert_eq!(text.matches("class=\"good\"").count(), 4, "own beats other everywhere");
+        assert!(text.contains("<td>1.00 (1.00 to 1.00)"), "normalised scores");
+        assert_eq!(text.matches("class=\"good\"").count(), 6, "own beats other everywhere");
         assert!(!text.contains("src=") && !text.contains("href="));
     }
 
     #[test]
     fn without_lengths_there_is_only_the_table() {
         let mut outcomes = outcomes();
-        outcomes.iter_mut().for_each(|outcome| outcome.tokens = None);
+        outcomes.iter_mut().for_each(|outcome| (outcome.tokens, outcome.length) = (None, None));
         let report = Report::new(&outcomes);
         let page =
             Page { bundle: "b", command: "", report: &report, outcomes: &outcomes, documents: Documents::default() };

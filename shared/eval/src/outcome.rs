@@ -18,6 +18,9 @@ pub struct Outcome {
     /// Decoder tokens of its document, where they were counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<usize>,
+    /// The length it is reported under, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<usize>,
     /// What a benchmark says of it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -26,7 +29,7 @@ pub struct Outcome {
     pub depth: Option<f64>,
     /// See [`crate::System`].
     pub system: String,
-    /// Hash of all that was asked: document, instruction, how it is read and how the answer is written.
+    /// Hash of all that was asked, its name apart: document, instruction, how it is read and how the answer is written.
     pub prompt: String,
     /// The answer.
     pub prediction: String,
@@ -46,6 +49,19 @@ pub struct Outcome {
     pub total_us: u64,
 }
 
+/// A task as it was asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// See [`Outcome::suite`].
+    pub suite: &'a str,
+    /// The task; its context may be gone.
+    pub task: &'a TaskLine,
+    /// Bytes of its document.
+    pub bytes: usize,
+    /// See [`Outcome::length`].
+    pub length: Option<usize>,
+}
+
 /// What a system gave.
 #[derive(Debug, Clone, Default)]
 pub struct Answer {
@@ -60,8 +76,9 @@ pub struct Answer {
 }
 
 impl Outcome {
-    /// Judges an answer to a task on a document of so many bytes.
-    pub fn new(suite: &str, task: &TaskLine, bytes: usize, system: &str, answer: Answer) -> Self {
+    /// Judges an answer.
+    pub fn new(asked: Asked<'_>, system: &str, answer: Answer) -> Self {
+        let Asked { suite, task, bytes, length } = asked;
         let (score, metrics) = score(task, &answer);
         let Answer { prediction, usage, prompt, .. } = answer;
         let depth = task.evidence.first().map(|evidence| evidence.start as f64 / bytes.max(1) as f64);
@@ -70,6 +87,7 @@ impl Outcome {
             id: task.id.clone(),
             task: task.task.clone(),
             tokens: task.tokens,
+            length,
             labels: task.labels.clone(),
             depth,
             system: system.to_owned(),
@@ -202,9 +220,12 @@ mod tests {
     #[test]
     fn an_outcome_says_how_deep_the_needle_was_and_what_it_is_called() {
         let line = TaskLine { evidence: std::iter::once(250..260).collect(), ..task("niah_single_1", &["7"]) };
-        let outcome = Outcome::new("ruler", &line, 1_000, "soft", said("7"));
+        let of = |suite, task: TaskLine| {
+            Outcome::new(Asked { suite, task: &task, bytes: 1_000, length: None }, "soft", said("7"))
+        };
+        let outcome = of("ruler", line);
         assert_eq!((outcome.depth, outcome.score, outcome.name().as_str()), (Some(0.25), 1.0, "ruler niah_single_1"));
-        assert_eq!(Outcome::new("qmsum", &task("qa", &["7"]), 0, "soft", said("7")).name(), "qmsum");
-        assert_eq!(Outcome::new("", &task("qa", &["7"]), 0, "soft", said("7")).name(), "qa");
+        assert_eq!(of("qmsum", task("qa", &["7"])).name(), "qmsum");
+        assert_eq!(of("", task("qa", &["7"])).name(), "qa");
     }
 }

@@ -4,7 +4,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::outcome::Outcome;
-use crate::report::Report;
+use crate::report::{NEEDLES, Report};
 use crate::system::System;
 
 type Canvas<'s> = DrawingArea<SVGBackend<'s>, Shift>;
@@ -20,11 +20,10 @@ const MAPPED: [System; 4] = [System::Soft, System::Expand, System::Rag, System::
 
 /// A drawing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chart {
-    /// What it shows.
-    pub title: String,
+pub(crate) struct Chart {
+    pub(crate) title: String,
     /// An SVG document.
-    pub svg: String,
+    pub(crate) svg: String,
 }
 
 /// Points by system.
@@ -35,7 +34,7 @@ type Lines = BTreeMap<System, Vec<(f64, f64)>>;
 ///
 /// # Errors
 /// What drawing fails with.
-pub fn charts(report: &Report, outcomes: &[Outcome]) -> Result<Vec<Chart>, PlotError> {
+pub(crate) fn charts(report: &Report, outcomes: &[Outcome]) -> Result<Vec<Chart>, PlotError> {
     let mut charts = Vec::new();
     for (task, lines) in by_length(report) {
         let title = format!("{task}: score in percent against tokens of the document");
@@ -77,13 +76,19 @@ fn by_length(report: &Report) -> Vec<(String, Lines)> {
         }
         for system in System::ALL {
             let Some(score) = row.scores.get(system.name()) else { continue };
-            all.entry((system, length)).or_default().push(100.0 * score.mean);
+            if row.task != NEEDLES {
+                all.entry((system, length)).or_default().push(100.0 * score.mean);
+            }
             if let Some((_, lines)) = tasks.last_mut() {
                 lines.entry(system).or_default().push(((length as f64).log2(), 100.0 * score.mean));
             }
         }
     }
-    if tasks.len() > 1 {
+    // A mean of other tasks at one length than at another would say nothing.
+    let everywhere = tasks.iter().all(|(_, lines)| {
+        lines.len() == tasks[0].1.len() && lines.values().map(Vec::len).eq(tasks[0].1.values().map(Vec::len))
+    });
+    if tasks.len() > 1 && everywhere {
         let mut lines = Lines::new();
         for ((system, length), scores) in all {
             let mean = scores.iter().sum::<f64>() / scores.len() as f64;
@@ -98,8 +103,8 @@ fn by_length(report: &Report) -> Vec<(String, Lines)> {
 /// Points over log2 of tokens per position: one for each length, the mean over tasks.
 fn by_compression(report: &Report) -> Lines {
     let mut sums: BTreeMap<(System, usize), Vec<(f64, f64)>> = BTreeMap::new();
-    for row in report.rows.iter().filter(|row| row.label.is_none()) {
-        let (Some(tokens), Some(length)) = (row.tokens, row.length) else { continue };
+    for row in report.rows.iter().filter(|row| row.label.is_none() && row.task != NEEDLES) {
+        let (Some(tokens), Some(length)) = (row.tokens.filter(|tokens| *tokens > 0.0), row.length) else { continue };
         for system in System::ALL.into_iter().filter(|system| *system != System::None) {
             let (Some(score), Some(positions)) = (row.scores.get(system.name()), row.positions.get(system.name()))
             else {
@@ -148,8 +153,7 @@ fn lines_chart(canvas: &Canvas<'_>, lines: &Lines, name: &dyn Fn(f64) -> String)
 fn heat(outcomes: &[Outcome], system: System) -> BTreeMap<(usize, usize), f64> {
     let mut cells: BTreeMap<(usize, usize), (f64, f64)> = BTreeMap::new();
     for outcome in outcomes.iter().filter(|o| o.system == system.name() && o.task.starts_with("niah_single")) {
-        let length = outcome.tokens.and_then(usize::checked_next_power_of_two);
-        let (Some(length), Some(depth)) = (length, outcome.depth) else { continue };
+        let (Some(length), Some(depth)) = (outcome.length, outcome.depth) else { continue };
         let band = ((depth * BANDS as f64) as usize).min(BANDS - 1);
         let cell = cells.entry((length, band)).or_default();
         *cell = (cell.0 + outcome.score, cell.1 + 1.0);

@@ -8,6 +8,8 @@ use crate::outcome::Outcome;
 use crate::paper::paper;
 use crate::system::System;
 
+/// The row of all needles, which is what the paper has a figure of.
+pub(crate) const NEEDLES: &str = "ruler niah, mean of all";
 /// What benchmarks say of tasks that rows are made for, too.
 const LABELS: [&str; 2] = ["difficulty", "length"];
 
@@ -19,14 +21,14 @@ pub struct Row {
     /// The label that all of these tasks have, such as `difficulty=hard`; absent for the row of all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// Upper bound of its documents' tokens, a power of two; absent where nobody counted them.
+    /// See [`Outcome::length`].
     pub length: Option<usize>,
     /// Mean tokens of the documents, where they were counted.
     pub tokens: Option<f64>,
     /// Score by system.
     pub scores: BTreeMap<String, Interval>,
     /// Paired over tasks, (score − score without document) / (score of the full text − score without document): 1 is what the
-    /// decoder makes of the text itself. Only where the text is of use to it: the 95 % interval of the denominator is above 0.
+    /// decoder makes of as much of the text as its window holds. Only where the text is of use to it: the 95 % interval of the denominator is above 0.
     pub normalized: BTreeMap<String, Interval>,
     /// Mean decoder positions of the prompt by system.
     pub positions: BTreeMap<String, f64>,
@@ -69,13 +71,15 @@ impl Report {
     pub fn new(outcomes: &[Outcome]) -> Self {
         let mut groups: BTreeMap<Group, Vec<&Outcome>> = BTreeMap::new();
         for outcome in outcomes {
-            let length = outcome.tokens.and_then(usize::checked_next_power_of_two);
             let labels = LABELS.iter().filter_map(|name| Some(format!("{name}={}", outcome.labels.get(*name)?)));
             for label in labels.map(Some).chain([None]) {
-                groups.entry((outcome.name(), label, length)).or_default().push(outcome);
+                groups.entry((outcome.name(), label, outcome.length)).or_default().push(outcome);
+            }
+            if outcome.suite == "ruler" && outcome.task.starts_with("niah_") {
+                groups.entry((NEEDLES.to_owned(), None, outcome.length)).or_default().push(outcome);
             }
         }
-        Self { rows: groups.into_iter().map(|((task, label, length), of)| row(task, label, length, &of)).collect() }
+        Self { rows: groups.into_iter().map(|(group, of)| row(group, &of)).collect() }
     }
 
     /// The table as Markdown: scores in percent with their 95 % intervals and, after @, decoder positions.
@@ -126,7 +130,7 @@ impl Row {
 
 type BySystem<'o> = BTreeMap<String, Vec<&'o Outcome>>;
 
-fn row(task: String, label: Option<String>, length: Option<usize>, outcomes: &[&Outcome]) -> Row {
+fn row((task, label, length): Group, outcomes: &[&Outcome]) -> Row {
     let mut by_system: BySystem<'_> = BTreeMap::new();
     outcomes.iter().for_each(|outcome| by_system.entry(outcome.system.clone()).or_default().push(outcome));
     let scores = |of: &Vec<&Outcome>| interval(&of.iter().map(|outcome| outcome.score).collect::<Vec<_>>());
@@ -135,7 +139,7 @@ fn row(task: String, label: Option<String>, length: Option<usize>, outcomes: &[&
         by_system.iter().map(|(system, of)| (system.clone(), value(of))).collect::<BTreeMap<_, _>>()
     };
     let counted: Vec<f64> = outcomes.iter().filter_map(|outcome| Some(outcome.tokens? as f64)).collect();
-    let first = outcomes.first();
+    let paper = if label.is_none() { paper(&task, length) } else { None };
     Row {
         task,
         label,
@@ -147,7 +151,7 @@ fn row(task: String, label: Option<String>, length: Option<usize>, outcomes: &[&
         first_token_ms: of_each(&|of| median_ms(of.iter().map(|outcome| outcome.first_token_us))),
         total_ms: of_each(&|of| median_ms(of.iter().map(|outcome| outcome.total_us))),
         soft_credit: credit(&by_system),
-        paper: first.and_then(|outcome| paper(&outcome.suite, &outcome.task, length)),
+        paper,
     }
 }
 
@@ -204,6 +208,7 @@ mod tests {
             id: id.to_owned(),
             task: "qa".to_owned(),
             tokens: Some(3_900),
+            length: Some(4_096),
             labels: BTreeMap::new(),
             depth: None,
             prompt: String::new(),
@@ -264,6 +269,7 @@ mod tests {
             suite: "longbench-v2".to_owned(),
             task: "choice".to_owned(),
             tokens: None,
+            length: None,
             labels: [("difficulty", difficulty), ("domain", "law")].map(|(a, b)| (a.to_owned(), b.to_owned())).into(),
             ..outcome(id, System::Soft, 1.0)
         };

@@ -1,5 +1,6 @@
 //! Where the tasks of an evaluation come from: benchmarks by name, or files.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -13,6 +14,7 @@ use e2llm_weights::{HubOptions, ModelRef, Progress};
 use super::tasks::Tasks;
 use crate::bundle::{LocalBundle, decoder_files};
 use crate::data_cmd::tokenizer;
+use crate::failure::warn_line;
 use crate::progress::Meter;
 use crate::settings::Settings;
 
@@ -125,7 +127,10 @@ impl SuiteArgs {
     /// The tasks of the suites, at most `samples` of each kind and length. Blocks.
     pub(super) fn tasks(&self, suites: &[Suite], samples: Option<usize>, settings: &Settings) -> Result<Tasks> {
         let mut tasks = Tasks::new(samples);
-        for suite in suites {
+        for (number, suite) in suites.iter().enumerate() {
+            if suites[..number].contains(suite) {
+                bail!("a suite or file was given twice; give each once");
+            }
             match suite {
                 Suite::File(path) => tasks.read("", path)?,
                 Suite::Ruler => self.ruler(&mut tasks, samples.unwrap_or(RULER_SAMPLES), settings)?,
@@ -141,17 +146,20 @@ impl SuiteArgs {
         if self.input.is_empty() {
             bail!("{name} needs its data: --input PATH, where PATH is {input}");
         }
+        let mut published = Vec::new();
         for input in &self.input {
             let path = local(input, settings)?;
-            if is_tasks(&path)? {
-                tasks.read(name, &path)?;
-                continue;
+            match is_tasks(&path)? {
+                true => tasks.read(name, &path)?,
+                false => published.push(path),
             }
-            let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-            prepared(*read, &path, directory.path())?;
-            tasks.read(name, &directory.path().join("test-tasks.jsonl"))?;
         }
-        Ok(())
+        if published.is_empty() {
+            return Ok(());
+        }
+        let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
+        prepared(*read, &published, directory.path())?;
+        tasks.read(name, &directory.path().join("test-tasks.jsonl"))
     }
 
     fn ruler(&self, tasks: &mut Tasks, samples: usize, settings: &Settings) -> Result<()> {
@@ -168,14 +176,14 @@ impl SuiteArgs {
             question: prompt::question,
         };
         let sources = RulerSources { texts: &texts, one_hop: one_hop.as_ref(), two_hops: two_hops.as_ref() };
-        let kinds = self.kinds(&sources);
+        let (kinds, lengths) = (self.kinds(&sources), BTreeSet::from_iter(self.lengths.iter().copied()));
         let mut meter = Meter::start("ruler", "tasks", settings.quiet);
-        let of = (kinds.len() * self.lengths.len() * samples) as u64;
+        let of = (kinds.len() * lengths.len() * samples) as u64;
         let mut made = 0;
-        for (kind, length) in kinds.iter().flat_map(|kind| self.lengths.iter().map(move |length| (*kind, *length))) {
+        for (kind, length) in kinds.iter().flat_map(|kind| lengths.iter().map(move |length| (*kind, *length))) {
             for number in 0..samples as u64 {
                 let line = kind.line(&sources, &synthesizer, length, self.seed.wrapping_add(number))?;
-                tasks.add("ruler", e2llm_data::TaskLine { split: Some(Split::Test), ..line });
+                tasks.add("ruler", e2llm_data::TaskLine { split: Some(Split::Test), ..line }, Some(length));
                 made += 1;
                 meter.update(made, Some(of), "");
             }
@@ -184,32 +192,38 @@ impl SuiteArgs {
     }
 
     /// The configurations asked for, or all that the sources have something for.
-    fn kinds(&self, sources: &RulerSources<'_>) -> Vec<RulerTask> {
+    fn kinds(&self, sources: &RulerSources<'_>) -> BTreeSet<RulerTask> {
         if !self.tasks.is_empty() {
-            return self.tasks.clone();
+            return self.tasks.iter().copied().collect();
         }
-        let asks = |own: Option<&Haystack>| own.is_some() || sources.texts.has_questions();
         let possible = |kind: &RulerTask| match kind {
-            RulerTask::Qa1 => asks(sources.one_hop),
-            RulerTask::Qa2 => asks(sources.two_hops),
+            RulerTask::Qa1 => sources.one_hop.is_some() || sources.texts.has_questions(1),
+            RulerTask::Qa2 => sources.two_hops.is_some() || sources.texts.has_questions(2),
             _ => true,
         };
-        RulerTask::ALL.into_iter().filter(possible).collect()
+        let (kinds, left_out): (BTreeSet<_>, BTreeSet<_>) = RulerTask::ALL.into_iter().partition(possible);
+        for kind in left_out {
+            let name = kind.name();
+            warn_line(&format!(
+                "{name} is left out: the haystack has nothing to ask about; give --squad and --hotpotqa, or a --haystack with abstracts"
+            ));
+        }
+        kinds
     }
 
     fn questions(&self, path: Option<&Path>, read: Reader, texts: &Haystack) -> Result<Option<Haystack>> {
         let Some(path) = path else { return Ok(None) };
         let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-        prepared(read, path, directory.path())?;
+        prepared(read, &[path.to_owned()], directory.path())?;
         let lines = Lines::open(&directory.path().join("test-tasks.jsonl"))?.collect::<Result<Vec<Line>, _>>()?;
         Ok(Some(Haystack::of_questions(lines, texts)?))
     }
 }
 
 /// Reads a benchmark in its published form into task lines.
-fn prepared(read: Reader, input: &Path, output: &Path) -> Result<Report> {
-    let (inputs, question) = ([input.to_owned()], prompt::question);
-    Ok(read(&mut Job { inputs: &inputs, output, seed: 0, summarize: SUMMARIZE, question, progress: &mut |_, _| {} })?)
+fn prepared(read: Reader, inputs: &[PathBuf], output: &Path) -> Result<Report> {
+    let question = prompt::question;
+    Ok(read(&mut Job { inputs, output, seed: 0, summarize: SUMMARIZE, question, progress: &mut |_, _| {} })?)
 }
 
 /// Whether a file holds tasks already, as `data prepare` writes them.

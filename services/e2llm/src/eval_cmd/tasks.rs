@@ -10,6 +10,9 @@ pub(super) struct Sampled {
     /// The benchmark it is of; empty for a file of tasks.
     pub(super) suite: &'static str,
     pub(super) line: TaskLine,
+    /// What it is reported under: the length asked for, else the power of two that its tokens, where they were counted, do not
+    /// exceed.
+    pub(super) length: Option<usize>,
     /// Of its context.
     pub(super) doc_id: String,
     /// Another task's document, as like in length as there is.
@@ -29,6 +32,9 @@ pub(super) struct Tasks {
     taken: HashMap<Group, usize>,
     ids: HashSet<(&'static str, String)>,
 }
+
+/// Fewer bytes of an answer are in every text.
+const SHORTEST_ANSWER: usize = 3;
 
 impl Tasks {
     /// At most `samples` of each kind and length will be taken, the first ones.
@@ -54,40 +60,57 @@ impl Tasks {
                     line.id
                 );
             }
-            self.add(suite, line);
+            let group = line.group();
+            let length = group.1;
+            let of_group = self.taken.entry((suite, group)).or_default();
+            if self.samples.is_none_or(|samples| *of_group < samples) {
+                *of_group += 1;
+                self.add(suite, line, length);
+            }
         }
         Ok(())
     }
 
-    /// Takes a task, unless there are enough of its kind and length.
-    pub(super) fn add(&mut self, suite: &'static str, mut line: TaskLine) {
-        let of_group = self.taken.entry((suite, line.group())).or_default();
-        if self.samples.is_some_and(|samples| *of_group >= samples) {
-            return;
-        }
-        *of_group += 1;
+    /// Takes a task.
+    pub(super) fn add(&mut self, suite: &'static str, mut line: TaskLine, length: Option<usize>) {
         self.ids.insert((suite, line.id.clone()));
         let context = std::mem::take(&mut line.context);
         let doc_id = blake3::hash(context.as_bytes()).to_hex()[..32].to_owned();
         self.documents.insert(doc_id.clone(), context);
-        self.sampled.push(Sampled { suite, line, doc_id, other: String::new() });
+        self.sampled.push(Sampled { suite, line, length, doc_id, other: String::new() });
     }
 
-    /// For each document the one that follows it by length, and the one before for the longest.
+    /// For each task the document of another that is nearest in length and has none of its answers: of the same suite, kind and
+    /// length, if there is one.
     pub(super) fn choose_others(&mut self) -> Result<()> {
-        let mut by_length: Vec<(usize, &String)> = self.documents.iter().map(|(id, text)| (text.len(), id)).collect();
-        by_length.sort_unstable();
-        if by_length.len() < 2 {
-            bail!("an evaluation needs tasks on at least two documents, so that one can stand in for the other");
+        if self.documents.len() < 2 {
+            bail!(
+                "an evaluation needs tasks on at least two documents, so that one can stand in for the other; give more tasks, \
+                 or a larger --samples"
+            );
         }
-        let last = by_length.len() - 1;
-        let other = |at: usize| by_length[if at == last { at - 1 } else { at + 1 }].1.clone();
-        let others: HashMap<String, String> =
-            by_length.iter().enumerate().map(|(at, (_, id))| ((*id).clone(), other(at))).collect();
-        for task in &mut self.sampled {
-            task.other.clone_from(&others[&task.doc_id]);
-        }
+        let others: Vec<String> = self.sampled.iter().map(|task| self.other(task)).collect();
+        self.sampled.iter_mut().zip(others).for_each(|(task, other)| task.other = other);
         Ok(())
+    }
+
+    fn other(&self, task: &Sampled) -> String {
+        let bytes = self.documents[&task.doc_id].len();
+        let kind = (task.suite, &task.line.task, task.length);
+        let mut candidates: Vec<(bool, usize, &String)> = Vec::new();
+        for candidate in self.sampled.iter().filter(|candidate| candidate.doc_id != task.doc_id) {
+            let distance = self.documents[&candidate.doc_id].len().abs_diff(bytes);
+            let is_of_another_kind = (candidate.suite, &candidate.line.task, candidate.length) != kind;
+            candidates.push((is_of_another_kind, distance, &candidate.doc_id));
+        }
+        candidates.sort_unstable();
+        let tells = |id: &String| {
+            let is_in =
+                |answer: &String| answer.len() >= SHORTEST_ANSWER && self.documents[id].contains(answer.as_str());
+            !task.line.asks_for_text() && task.line.answers.iter().any(is_in)
+        };
+        let silent = candidates.iter().find(|(_, _, id)| !tells(id)).or(candidates.first());
+        silent.map(|(_, _, id)| (*id).clone()).unwrap_or_default()
     }
 }
 
@@ -116,6 +139,16 @@ mod tests {
         assert_eq!(tasks.sampled[0].doc_id, tasks.sampled[1].doc_id);
         assert_eq!(tasks.sampled[0].other, tasks.sampled[2].doc_id);
         assert_eq!(tasks.sampled[2].other, tasks.sampled[0].doc_id);
+    }
+
+    #[test]
+    fn what_stands_in_is_of_the_same_kind_and_does_not_tell_the_answer() {
+        let like_a = r#"{"id":"d","task":"qa","context":"one two three","prompt":"p","answers":["two"],"tokens":900}"#;
+        let silent = r#"{"id":"e","task":"qa","context":"something quite different","prompt":"p","answers":["thing"],"tokens":900}"#;
+        let near = r#"{"id":"f","task":"qa_1","context":"one 2","prompt":"p","answers":["2"],"tokens":900}"#;
+        let tasks = read(&[A, like_a, silent, near], None).unwrap();
+        assert_eq!(tasks.sampled[0].other, tasks.sampled[2].doc_id);
+        assert_eq!(tasks.sampled[2].other, tasks.sampled[1].doc_id, "the nearest of its kind");
     }
 
     #[test]

@@ -101,24 +101,28 @@ pub(super) fn hay(synthesizer: &Synthesizer<'_>, tokens: usize, rng: &mut ChaCha
 pub(super) fn texts(synthesizer: &Synthesizer<'_>, tokens: usize, rng: &mut ChaCha8Rng) -> Result<Vec<Piece>> {
     let documents = shuffled(synthesizer.haystack.documents.iter().collect(), rng);
     let (mut pieces, mut left, mut misses) = (Vec::new(), tokens, 0);
-    for document in documents.iter().cycle() {
-        // Should no unit of any document fit.
-        misses += 1;
-        for unit in cut::units(&document.text) {
-            let piece = Piece::of(&document.text, &unit);
-            match left.checked_sub((synthesizer.count)(&format!("{}{}", piece.text, piece.separator))?) {
-                Some(rest) => {
-                    (left, misses) = (rest, 0);
-                    pieces.push(piece);
+    loop {
+        let before = pieces.len();
+        for document in &documents {
+            for unit in cut::units(&document.text) {
+                let piece = Piece::of(&document.text, &unit);
+                match left.checked_sub((synthesizer.count)(&format!("{}{}", piece.text, piece.separator))?) {
+                    Some(rest) => {
+                        (left, misses) = (rest, 0);
+                        pieces.push(piece);
+                    }
+                    None => misses += 1,
                 }
-                None => misses += 1,
-            }
-            if left <= tokens / 100 || misses >= MISSES.max(2 * documents.len()) {
-                return Ok(pieces);
+                if left <= tokens / 100 || misses >= MISSES {
+                    return Ok(pieces);
+                }
             }
         }
+        if pieces.len() == before {
+            let problem = "no sentence of the haystack fits; give a haystack of ordinary prose";
+            return Err(DataError::Haystack(problem.to_owned()));
+        }
     }
-    Ok(pieces)
 }
 
 impl Piece {

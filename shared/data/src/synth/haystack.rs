@@ -108,9 +108,12 @@ impl Haystack {
         Ok(haystack)
     }
 
-    /// Whether there is something to ask `qa` about: abstracts or questions.
-    pub fn has_questions(&self) -> bool {
-        !self.questions.is_empty() || self.documents.iter().any(|document| document.summary.is_some())
+    /// Whether there is something to ask about that takes so many passages to answer: an abstract, or a question.
+    pub fn has_questions(&self, passages: usize) -> bool {
+        let is_told =
+            |document: &PlainLine| document.summary.as_ref().is_some_and(|s| s.len() >= super::questions::FEWEST);
+        self.questions.iter().any(|question| passages < 2 || question.evidence.len() >= passages)
+            || self.documents.iter().any(is_told)
     }
 
     /// Documents held.

@@ -14,7 +14,7 @@ use crate::error::{DataError, Result};
 /// Bytes of an abstract that are shown, to the end of a sentence.
 const SHOWN: usize = 400;
 /// Fewest bytes of an abstract that says anything.
-const FEWEST: usize = 80;
+pub(super) const FEWEST: usize = 80;
 /// Tokens of a passage.
 const PASSAGE: Range<usize> = 100..300;
 /// Draws of a document that can be asked about.
@@ -86,15 +86,21 @@ fn asked(synthesizer: &Synthesizer<'_>, length: usize, hops: Hops, rng: &mut Cha
 fn ready(synthesizer: &Synthesizer<'_>, line: &crate::TaskLine, length: usize, hops: Hops) -> Result<Option<Asked>> {
     let answers = if line.answers.is_empty() { line.answer.iter().cloned().collect() } else { line.answers.clone() };
     let of = |text: &str| cut::passage(text, length, synthesizer.count);
-    let passages: Vec<String> = match hops {
-        Hops::One => vec![of(&line.context)?],
-        Hops::Two => line.evidence.iter().filter_map(|r| line.context.get(r.clone())).map(of).collect::<Result<_>>()?,
+    let is_whole = |passage: &str, text: &str| passage.split_whitespace().eq(text.split_whitespace());
+    let texts: Vec<&str> = match hops {
+        Hops::One => vec![&line.context],
+        Hops::Two => line.evidence.iter().filter_map(|range| line.context.get(range.clone())).collect(),
     };
+    let passages: Vec<String> = texts.iter().map(|text| of(text)).collect::<Result<_>>()?;
     let contained = |answer: &String| passages.iter().any(|passage| passage.contains(answer.as_str()));
-    // Yes and no need not be written anywhere.
+    // Of two passages neither may be cut: who can say which sentence leads on? Yes and no need not be written anywhere.
     let usable = match hops {
         Hops::One => answers.iter().any(contained),
-        Hops::Two => passages.len() > 1 && answers.iter().any(|a| contained(a) || a == "yes" || a == "no"),
+        Hops::Two => {
+            let whole =
+                passages.len() > 1 && passages.iter().zip(&texts).all(|(passage, text)| is_whole(passage, text));
+            whole && answers.iter().any(|answer| contained(answer) || answer == "yes" || answer == "no")
+        }
     };
     let question = line.labels.get("question").unwrap_or(&line.prompt).clone();
     Ok(usable.then_some(Asked { passages, question, answer: Answer::Given(answers) }))

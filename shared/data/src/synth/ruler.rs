@@ -16,11 +16,16 @@
 //! | `qa_1` | passages | the one that answers a question | the answer |
 //! | `qa_2` | passages | the two that answer a question together | the answer |
 //!
-//! It differs from the published one in its texts and words, which are the haystack's, in its instruction, which stands after the
-//! document, and in two things that it says so of: a list of common words that is longer than the haystack has words for
-//! repeats all of them more often, in the same proportion; and questions are SQuAD's and HotpotQA's only where these are
-//! given ([`Haystack::of_questions`]): without them, they are about made-up names of passages (`qa_1`), and about shelves that a list
-//! gives for these names (`qa_2`).
+//! It differs from the published one in this:
+//!
+//! - Texts and words are the haystack's. Instructions stand after the document and are in the form that the decoder is asked in; there
+//!   is no beginning of the answer, and no worked example before `vt` and `cwe`. Lengths are the document's, without prompt and
+//!   answer.
+//! - Common words come 30 times to 3 where the list is long enough, 10 times to 1 in short ones, and more often in proportion
+//!   where it is longer than the haystack has words for.
+//! - Questions are SQuAD's and HotpotQA's only where these are given ([`Haystack::of_questions`]), among paragraphs drawn from the
+//!   whole file, and not first those of the same article, which makes them easier. Without them, they are about made-up names of
+//!   passages (`qa_1`), and about shelves that sentences give for these names (`qa_2`).
 
 mod coded;
 mod needles;

@@ -5,7 +5,7 @@ use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 
 use super::super::Synthesizer;
-use super::super::draft::{Draft, Needle, Piece, assemble, cost, fitted, shuffled, texts};
+use super::super::draft::{Draft, Needle, Piece, assemble, cost, fitted, texts};
 use super::super::values::{Form, Unique};
 use crate::error::{DataError, Result};
 
@@ -88,7 +88,7 @@ impl Needles {
             at,
             holds_answer: asked.contains(key),
         };
-        shuffled(pairs.iter().zip(depths).map(needle).collect(), rng)
+        pairs.iter().zip(depths).map(needle).collect()
     }
 
     /// Hay that fills what the needles leave of `aim` tokens.

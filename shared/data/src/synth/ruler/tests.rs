@@ -172,3 +172,16 @@ fn questions_of_two_passages_are_asked_with_both_of_them_apart() {
     assert!(line.evidence[0].end < line.evidence[1].start && line.context.matches("Document ").count() > 20);
     assert!(sentences(&line).iter().any(|block| block.contains(&line.answers[0])));
 }
+
+#[test]
+fn texts_of_which_no_sentence_fits_are_refused() {
+    // One line without an end, longer than a block may be, is no unit of anything.
+    let letter = |n: usize| char::from(b'a' + (n % 26) as u8);
+    let text: String = (0..300).map(|n| format!("{}{}{}ing ", letter(n), letter(n / 26), letter(n * 7))).collect();
+    let line = Line::Plain(crate::PlainLine { id: "a".into(), text, summary: None, split: None });
+    let haystack = Haystack::new([line]).unwrap();
+    let synthesizer = Synthesizer { haystack: &haystack, count: &count, question: str::to_owned };
+    let sources = RulerSources { texts: &haystack, one_hop: None, two_hops: None };
+    let error = RulerTask::NiahSingle2.line(&sources, &synthesizer, 1024, 0).unwrap_err().to_string();
+    assert!(error.contains("ordinary prose"), "{error}");
+}
