@@ -110,9 +110,8 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
+    use crate::report::tests::outcome;
 
     fn outcomes() -> Vec<Outcome> {
         let mut all = Vec::new();
@@ -125,22 +124,11 @@ mod tests {
                     };
                     all.push(Outcome {
                         suite: "ruler".to_owned(),
-                        id: format!("{task}-{length}-{id}"),
                         task: task.to_owned(),
                         tokens: Some(length),
                         length: length.checked_next_power_of_two(),
-                        labels: BTreeMap::new(),
                         depth: Some(f64::from(id) / 12.0),
-                        system: system.name().to_owned(),
-                        prompt: String::new(),
-                        prediction: String::new(),
-                        score,
-                        metrics: BTreeMap::new(),
-                        positions: 1_000,
-                        soft_positions: 900,
-                        chunks_left_out: 0,
-                        first_token_us: 2_000,
-                        total_us: 3_000,
+                        ..outcome(&format!("{task}-{length}-{id}"), system, score)
                     });
                 }
             }

@@ -199,10 +199,10 @@ pub(crate) fn percent(Interval { mean, low, high, .. }: &Interval) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn outcome(id: &str, system: System, score: f64) -> Outcome {
+    pub(crate) fn outcome(id: &str, system: System, score: f64) -> Outcome {
         Outcome {
             suite: String::new(),
             id: id.to_owned(),
