@@ -90,7 +90,7 @@ impl FromStr for Suite {
 /// Flags of the suites.
 #[derive(Debug, Args)]
 pub(super) struct SuiteArgs {
-    /// Data of a published benchmark: files or directories as they are published, or hub:ORG/NAME[@REVISION]:FILE
+    /// Data of a published benchmark: files or directories as they are published, or `hub:ORG/NAME:FILE` (after NAME, @REVISION pins one)
     #[arg(long, value_name = "PATH")]
     input: Vec<String>,
     /// RULER: texts to hide things in, JSON Lines of {"id", "text", "abstract"?}; without it, 49 essays are fetched, which have no
