@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use e2llm_api::v1;
 use half::f16;
 use tracing::warn;
@@ -84,6 +85,20 @@ impl SoftPrompt {
         Ok(())
     }
 
+    /// Checks that a record says of this blob what its header says.
+    pub(crate) fn check_record(&self, name: &BlobName, record: &v1::Segment) -> Result<()> {
+        if self.segment(&name.content_hash, record.bytes as usize) == *record {
+            return Ok(());
+        }
+        let reason = "its header differs from the record that names it".to_owned();
+        Err(StoreError::Corrupt { object: name.path(), reason, quarantined: None })
+    }
+
+    /// Bytes of memory that its values take.
+    pub(crate) fn size(&self) -> usize {
+        size_of_val(self.soft.as_slice()) + size_of_val(self.vectors.as_slice()) + size_of_val(self.chunks.as_slice())
+    }
+
     fn segment(&self, content_hash: &ContentHash, bytes: usize) -> v1::Segment {
         v1::Segment {
             input_key: self.input_key.clone(),
@@ -137,16 +152,17 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Corrupt`], after which a damaged object is in quarantine.
     pub async fn get_blob(&self, segment: &v1::Segment) -> Result<SoftPrompt> {
+        Ok(self.get_blob_and_bytes(segment).await?.0)
+    }
+
+    /// [`Store::get_blob`] with the bytes that were read.
+    pub(crate) async fn get_blob_and_bytes(&self, segment: &v1::Segment) -> Result<(SoftPrompt, Bytes)> {
         let name = BlobName::new(&segment.input_key, &segment.content_hash)?;
-        let path = name.path();
-        let Some(prompt) = self.read_blob(&name).await? else {
-            return Err(StoreError::NotFound { object: path });
+        let Some((prompt, bytes)) = self.read_blob(&name).await? else {
+            return Err(StoreError::NotFound { object: name.path() });
         };
-        if prompt.segment(&name.content_hash, segment.bytes as usize) != *segment {
-            let reason = "its header differs from the record that names it".to_owned();
-            return Err(StoreError::Corrupt { object: path, reason, quarantined: None });
-        }
-        Ok(prompt)
+        prompt.check_record(&name, segment)?;
+        Ok((prompt, bytes))
     }
 
     /// A verified blob made from `input_key`, if the store has one. Damaged ones are set aside on the way.
@@ -157,8 +173,8 @@ impl Store {
                 warn!(path, "not the name of a blob, ignored");
                 continue;
             };
-            match self.read_sized_blob(&name).await {
-                Ok(Some((prompt, bytes))) => return Ok(Some(prompt.segment(&name.content_hash, bytes))),
+            match self.read_blob(&name).await {
+                Ok(Some((prompt, bytes))) => return Ok(Some(prompt.segment(&name.content_hash, bytes.len()))),
                 Ok(None) | Err(StoreError::Corrupt { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -166,17 +182,12 @@ impl Store {
         Ok(None)
     }
 
-    async fn read_blob(&self, name: &BlobName) -> Result<Option<SoftPrompt>> {
-        Ok(self.read_sized_blob(name).await?.map(|(prompt, _)| prompt))
-    }
-
-    async fn read_sized_blob(&self, name: &BlobName) -> Result<Option<(SoftPrompt, usize)>> {
+    async fn read_blob(&self, name: &BlobName) -> Result<Option<(SoftPrompt, Bytes)>> {
         let path = name.path();
         let Some(Fetched { meta, bytes }) = self.fetch(&path).await? else { return Ok(None) };
-        let size = bytes.len();
-        let expected = name.clone();
-        match blocking(move || Ok(verified(&expected, &bytes))).await? {
-            Ok(prompt) => Ok(Some((prompt, size))),
+        let (expected, read) = (name.clone(), bytes.clone());
+        match blocking(move || Ok(verified(&expected, &read))).await? {
+            Ok(prompt) => Ok(Some((prompt, bytes))),
             Err(reason) => Err(self.set_aside(&path, &meta, reason).await),
         }
     }

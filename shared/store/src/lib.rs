@@ -40,6 +40,7 @@
 mod backend;
 mod blob;
 mod blob_format;
+mod cache;
 mod error;
 pub mod garbage;
 mod identity;
@@ -56,6 +57,7 @@ mod verify;
 
 pub use backend::open_bucket;
 pub use blob::{ChunkMeta, MAX_CHUNKS, SoftPrompt};
+pub use cache::{CacheLimits, ReadCache};
 pub use error::{Result, StoreError};
 pub use identity::LAYOUT_VERSION;
 pub use lock::StoreLock;
