@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use e2llm_api::v1::encoder_client::EncoderClient;
 use e2llm_api::v1::index_client::IndexClient;
@@ -7,17 +7,17 @@ use e2llm_api::v1::{
     BatchGetRequest, ChoiceScore, ContextOptions, DocKey, DocRecord, EmbedRequest, GenerateOptions, Reading, Usage,
 };
 use e2llm_model::expand::Budget;
-use e2llm_model::generate::{Finish, Generated, Generator, Options};
+use e2llm_model::generate::{Finish, Options};
 use e2llm_model::sample::SamplerOptions;
 use e2llm_model::{Defaults, ModelError, prompt};
 use e2llm_runtime::failpoint::reach;
 use e2llm_runtime::{RetryPolicy, retry};
-use e2llm_store::Store;
+use e2llm_store::ReadCache;
 use tonic::transport::Channel;
 use tracing::warn;
 
 use crate::document::LoadedDocument;
-use crate::engine::{Engine, Priority};
+use crate::engine::{Emit, Engine, Priority, Prompt};
 use crate::error::DecodeError;
 use crate::healing;
 use crate::layout::{Layout, Material, Purpose};
@@ -32,7 +32,7 @@ pub struct Answering {
     engine: Engine,
     fingerprint: Arc<str>,
     defaults: Arc<Defaults>,
-    store: Store,
+    store: ReadCache,
     index: IndexClient<Channel>,
     encoder: EncoderClient<Channel>,
 }
@@ -93,16 +93,13 @@ impl Source {
     }
 }
 
-/// Receives the answer's text; returns false when nobody wants it any more.
-pub(crate) type Emit = Box<dyn FnMut(&str) -> bool + Send>;
-
 impl Answering {
     /// `fingerprint` and `defaults` are the bundle's.
     pub fn new(
         engine: Engine,
         fingerprint: &str,
         defaults: Defaults,
-        store: Store,
+        store: ReadCache,
         index: IndexClient<Channel>,
         encoder: EncoderClient<Channel>,
     ) -> Self {
@@ -162,12 +159,9 @@ impl Answering {
         let material = self.material(request, budget).await?;
         let Layout { pieces, mut usage } = self.lay_out_for(&material, question).await?;
         let scores = self.engine.run(request.priority, move |generator| {
-            let prompt = generator.prompt(pieces, &instruction)?;
-            let score = |choice: &String| {
-                let (log_likelihood, tokens) = generator.score(&prompt, choice)?;
-                Ok(ChoiceScore { log_likelihood, tokens: tokens as u32 })
-            };
-            choices.iter().map(score).collect()
+            let scores = generator.score(&generator.prompt(pieces, &instruction)?, &choices)?;
+            let score = |(log_likelihood, tokens)| ChoiceScore { log_likelihood, tokens: tokens as u32 };
+            Ok(scores.into_iter().map(score).collect())
         });
         let scores = scores.await?;
         usage.total_us = micros(begun);
@@ -178,7 +172,7 @@ impl Answering {
     pub async fn check_forward(&self) -> Result<(), String> {
         let scored = self.engine.run(Priority::Bulk, |generator| {
             let prompt = generator.prompt(vec![], "Are you ready?")?;
-            Ok(generator.score(&prompt, "Yes")?.0)
+            Ok(generator.score(&prompt, &["Yes".to_owned()])?.first().map_or(f64::NAN, |score| score.0))
         });
         let loss = scored.await.map_err(|error| error.to_string())?;
         if loss.is_finite() { Ok(()) } else { Err(format!("a forward pass gave a loss of {loss}")) }
@@ -344,28 +338,13 @@ impl Answering {
     pub(crate) async fn write(&self, layout: Layout, writing: Writing, emit: Emit) -> Result<Usage, DecodeError> {
         let Layout { pieces, mut usage } = layout;
         let Writing { instruction, options, priority, begun } = writing;
-        let way = self.engine.way(priority);
-        let work = move |generator: &Generator| {
-            let prompt = generator.prompt(pieces, &instruction)?;
-            let positions = generator.positions(&prompt);
-            let mut emit = emit;
-            let mut first = None;
-            let generated = generator.generate(&prompt, &options, |text| {
-                if first.is_none() {
-                    first = Some(micros(begun));
-                    reach("decoder.first_token");
-                }
-                way.give(generator);
-                emit(text)
-            })?;
-            Ok((generated, first.unwrap_or_else(|| micros(begun)), positions))
-        };
-        let (generated, first, positions): (Generated, u64, usize) = self.engine.run(priority, work).await?;
-        usage.text_positions = positions as u32 - usage.soft_positions;
-        usage.generated_tokens = generated.tokens as u32;
-        usage.first_token_us = first;
+        let written = self.engine.write(priority, Prompt { pieces, instruction, options }, emit).await?;
+        usage.text_positions = written.positions as u32 - usage.soft_positions;
+        usage.reused_positions = written.reused as u32;
+        usage.generated_tokens = written.generated.tokens as u32;
+        usage.first_token_us = written.first.map_or_else(|| micros(begun), |first| duration_micros(first - begun));
         usage.windows = 1;
-        usage.finish_reason = match generated.finish {
+        usage.finish_reason = match written.generated.finish {
             Finish::Stop => "stop",
             Finish::Length => "length",
             Finish::Cancelled => return Err(DecodeError::Cancelled),
@@ -376,5 +355,9 @@ impl Answering {
 }
 
 fn micros(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+    duration_micros(since.elapsed())
+}
+
+fn duration_micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

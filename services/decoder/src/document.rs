@@ -3,7 +3,7 @@ use std::sync::Arc;
 use e2llm_api::v1::DocRecord;
 use e2llm_model::chunk::trim_blank;
 use e2llm_model::expand::Candidate;
-use e2llm_store::{SoftPrompt, Store};
+use e2llm_store::{ReadCache, SoftPrompt};
 
 use crate::error::DecodeError;
 
@@ -32,22 +32,22 @@ pub(crate) struct ChunkRef {
 impl LoadedDocument {
     /// Fetches every segment; `with_text` also the text, when the store has it.
     pub(crate) async fn load(
-        store: &Store,
+        store: &ReadCache,
         record: DocRecord,
         with_text: bool,
         d_model: usize,
     ) -> Result<Self, DecodeError> {
         let mut prompts = Vec::with_capacity(record.segments.len());
         for segment in &record.segments {
-            let prompt = store.get_blob(segment).await?;
+            let prompt = store.soft_prompt(segment).await?;
             if prompt.d_model != d_model {
                 return Err(DecodeError::Width { doc_id: record.doc_id, found: prompt.d_model, expected: d_model });
             }
-            prompts.push(Arc::new(prompt));
+            prompts.push(prompt);
         }
         let vectors = prompts.iter().flat_map(|p| p.vectors.iter().map(|v| v.to_f32())).collect();
         let text = match with_text && record.text_stored {
-            true => Some(store.get_text(&record.text_hash).await?.into()),
+            true => Some(store.text(&record.text_hash).await?),
             false => None,
         };
         Ok(Self { record, prompts, vectors, text })

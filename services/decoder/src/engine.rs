@@ -1,13 +1,26 @@
+mod running;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use e2llm_model::generate::Generator;
+use e2llm_model::cpu::Workspace;
+use e2llm_model::generate::{Generated, Generator, Options, PROMPT_ROWS, Piece};
+use running::Running;
 use tokio::sync::oneshot;
 
 use crate::error::DecodeError;
 
 /// Interactive requests that may wait; one more is refused.
 const MAX_WAITING: usize = 64;
+/// Answers written in one batch.
+const MAX_RUNNING: usize = 16;
+/// Of these, answers of bulk jobs: a question finds a place at once.
+const MAX_BULK: usize = 12;
+/// Positions of running answers after which no bulk answer begins: some 750 MB of keys and values of the default decoder.
+const MAX_POSITIONS: usize = 32_768;
+/// Rows of bulk prompts read per step while a question's answer is being written.
+const POLITE_ROWS: usize = 16;
 
 /// Who goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,28 +31,74 @@ pub enum Priority {
     Bulk,
 }
 
-type Work<M> = Box<dyn FnOnce(&M) + Send>;
+/// Receives the answer's text; returns false when nobody wants it any more.
+pub(crate) type Emit = Box<dyn FnMut(&str) -> bool + Send>;
 
-/// One thread that owns the decoder: its products already use every core, so requests take turns, interactive ones first.
+/// What an answer is written to.
+#[derive(Debug)]
+pub(crate) struct Prompt {
+    pub(crate) pieces: Vec<Piece>,
+    pub(crate) instruction: String,
+    pub(crate) options: Options,
+}
+
+/// An answer that was written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written {
+    pub(crate) generated: Generated,
+    /// When its first text came, if any.
+    pub(crate) first: Option<Instant>,
+    /// Decoder positions of its prompt.
+    pub(crate) positions: usize,
+    /// Of these, positions that were read for an earlier prompt.
+    pub(crate) reused: usize,
+}
+
+/// An answer to begin.
+struct Order {
+    priority: Priority,
+    prompt: Prompt,
+    emit: Emit,
+    reply: oneshot::Sender<Result<Written, DecodeError>>,
+}
+
+enum Work {
+    /// Done at once, between two steps.
+    Call(Box<dyn FnOnce(&Generator) + Send>),
+    /// Joins the batch.
+    Write(Box<Order>),
+}
+
+/// One thread that owns the decoder and writes all answers in one batch, a step at a time (continuous batching): a new answer joins at
+/// the next step, a finished or abandoned one leaves its place at once, and long prompts are read in parts beside the writing.
 ///
-/// An interactive request does not wait for the end of a bulk one either: bulk work gives way between two tokens.
+/// Questions go before bulk work: they are read first and always find a place; bulk answers go on in the same batch.
 #[derive(Clone)]
 pub struct Engine {
-    queue: Arc<Queue<Generator>>,
+    queue: Arc<Queue>,
     generator: Arc<Generator>,
     _life: Arc<Life>,
 }
 
-/// Work on a model `M`.
-struct Queue<M> {
-    waiting: Mutex<Waiting<M>>,
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
     changed: Condvar,
 }
 
-struct Waiting<M> {
-    interactive: VecDeque<Work<M>>,
-    bulk: VecDeque<Work<M>>,
+#[derive(Default)]
+struct Waiting {
+    interactive: VecDeque<Work>,
+    bulk: VecDeque<Work>,
     closed: bool,
+}
+
+/// What runs already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Load {
+    interactive: usize,
+    bulk: usize,
+    positions: usize,
 }
 
 impl std::fmt::Debug for Engine {
@@ -48,58 +107,50 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-impl<M> Queue<M> {
-    fn new() -> Self {
-        let waiting = Waiting { interactive: VecDeque::new(), bulk: VecDeque::new(), closed: false };
-        Self { waiting: Mutex::new(waiting), changed: Condvar::new() }
+impl Waiting {
+    /// What begins now beside `load`: one thing, so that its size counts for the next.
+    fn next(&mut self, load: Load) -> Option<Work> {
+        let free = load.interactive + load.bulk < MAX_RUNNING;
+        if let Some(work) = take(&mut self.interactive, free) {
+            return Some(work);
+        }
+        take(&mut self.bulk, free && load.bulk < MAX_BULK && (load.bulk == 0 || load.positions < MAX_POSITIONS))
     }
+}
 
+/// The first in line; calls need no place in the batch.
+fn take(line: &mut VecDeque<Work>, has_place: bool) -> Option<Work> {
+    match line.front() {
+        Some(Work::Call(_)) => line.pop_front(),
+        Some(Work::Write(_)) if has_place => line.pop_front(),
+        _ => None,
+    }
+}
+
+impl Queue {
     /// A worker that panicked leaves the queue itself intact: every change to it is a single push or pop.
-    fn lock(&self) -> MutexGuard<'_, Waiting<M>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next work, or `None` when no engine is left to ask for any.
-    fn next(&self) -> Option<Work<M>> {
+    /// What begins now beside `load`. With nothing running it waits for work, and `Err` says that none will come.
+    fn next(&self, load: Load) -> Result<Option<Work>, ()> {
         let mut waiting = self.lock();
         loop {
-            if let Some(work) = waiting.interactive.pop_front().or_else(|| waiting.bulk.pop_front()) {
-                return Some(work);
+            let next = waiting.next(load);
+            if next.is_some() || load != Load::default() {
+                return Ok(next);
             }
             if waiting.closed {
-                return None;
+                return Err(());
             }
             waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-/// A fault in one request must not end the thread that serves the others; its caller sees `Stopped`.
-fn do_work<M>(work: Work<M>, model: &M) {
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(model)));
-}
-
-/// What running work uses to let others go first.
-#[derive(Clone)]
-pub(crate) struct Way<M>(Option<Arc<Queue<M>>>);
-
-impl<M> Way<M> {
-    /// Does the interactive work that waits, if this is bulk work. The caller's own state is on the stack meanwhile.
-    pub(crate) fn give(&self, model: &M) {
-        let Some(queue) = &self.0 else { return };
-        loop {
-            // The lock must not be held while the work runs.
-            let next = queue.lock().interactive.pop_front();
-            match next {
-                Some(work) => do_work(work, model),
-                None => return,
-            }
-        }
-    }
-}
-
 /// Ends the thread, after the work that waits, when the last clone of its engine is gone.
-struct Life(Arc<Queue<Generator>>);
+struct Life(Arc<Queue>);
 
 impl Drop for Life {
     fn drop(&mut self) {
@@ -108,18 +159,51 @@ impl Drop for Life {
     }
 }
 
+/// The thread's loop.
+fn serve(queue: &Queue, generator: &Generator) {
+    let (mut running, mut work) = (Vec::<Running>::new(), Workspace::default());
+    loop {
+        loop {
+            match queue.next(load(&running)) {
+                Ok(Some(Work::Call(call))) => guarded(|| call(generator)).unwrap_or_default(),
+                Ok(Some(Work::Write(order))) => running.extend(guarded(|| Running::begin(*order, generator)).flatten()),
+                Ok(None) => break,
+                Err(()) => return,
+            }
+        }
+        running.sort_by_key(|running| running.priority() == Priority::Bulk);
+        let prompt_rows = prompt_rows(&running);
+        // After a panic nobody knows what the batch's sequences hold: their callers see `Stopped`.
+        running = guarded(|| running::step(running, generator, prompt_rows, &mut work)).unwrap_or_default();
+    }
+}
+
+/// Rows of prompts that are read in the next step: few beside a question's answer, unless another question waits for its own.
+fn prompt_rows(running: &[Running]) -> usize {
+    let questions = running.iter().filter(|r| r.priority() == Priority::Interactive);
+    let writing: Vec<bool> = questions.map(Running::is_writing).collect();
+    if writing.contains(&true) && !writing.contains(&false) { POLITE_ROWS } else { PROMPT_ROWS }
+}
+
+fn load(running: &[Running]) -> Load {
+    let bulk = running.iter().filter(|r| r.priority() == Priority::Bulk).count();
+    let positions = running.iter().map(Running::positions).sum();
+    Load { interactive: running.len() - bulk, bulk, positions }
+}
+
+/// A fault in one request must not end the thread that serves the others.
+fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
+}
+
 impl Engine {
     /// Starts the thread.
     pub fn start(generator: Generator) -> std::io::Result<Self> {
-        let queue = Arc::new(Queue::new());
+        let queue = Arc::new(Queue::default());
         let life = Arc::new(Life(queue.clone()));
         let engine = Self { queue: queue.clone(), generator: Arc::new(generator), _life: life };
-        let (own, generator) = (queue, engine.generator.clone());
-        std::thread::Builder::new().name("decoder".to_owned()).spawn(move || {
-            while let Some(work) = own.next() {
-                do_work(work, &generator);
-            }
-        })?;
+        let generator = engine.generator.clone();
+        std::thread::Builder::new().name("decoder".to_owned()).spawn(move || serve(&queue, &generator))?;
         Ok(engine)
     }
 
@@ -128,37 +212,44 @@ impl Engine {
         &self.generator
     }
 
-    /// What work of this priority calls between two steps.
-    pub(crate) fn way(&self, priority: Priority) -> Way<Generator> {
-        Way((priority == Priority::Bulk).then(|| Arc::clone(&self.queue)))
+    /// Writes an answer in the batch; dropping the future gives its place up.
+    pub(crate) async fn write(&self, priority: Priority, prompt: Prompt, emit: Emit) -> Result<Written, DecodeError> {
+        let (reply, receiver) = oneshot::channel();
+        self.push(priority, Work::Write(Box::new(Order { priority, prompt, emit, reply })))?;
+        receiver.await.map_err(|_| DecodeError::Stopped)?
     }
 
-    /// Runs `work` when its turn comes.
+    /// Runs `work` when its turn comes; the batch waits meanwhile.
     pub async fn run<T: Send + 'static>(
         &self,
         priority: Priority,
         work: impl FnOnce(&Generator) -> Result<T, DecodeError> + Send + 'static,
     ) -> Result<T, DecodeError> {
         let (sender, receiver) = oneshot::channel();
+        let call = Box::new(move |generator: &Generator| {
+            if !sender.is_closed() {
+                // The receiver may be dropped meanwhile: nobody waits for the result then.
+                let _ = sender.send(work(generator));
+            }
+        });
+        self.push(priority, Work::Call(call))?;
+        receiver.await.map_err(|_| DecodeError::Stopped)?
+    }
+
+    fn push(&self, priority: Priority, work: Work) -> Result<(), DecodeError> {
         {
             let mut waiting = self.queue.lock();
             let count = waiting.interactive.len();
-            let queue = match priority {
+            match priority {
                 Priority::Interactive if count >= MAX_WAITING => {
                     return Err(DecodeError::Overloaded { waiting: count });
                 }
-                Priority::Interactive => &mut waiting.interactive,
-                Priority::Bulk => &mut waiting.bulk,
-            };
-            queue.push_back(Box::new(move |generator| {
-                if !sender.is_closed() {
-                    // The receiver may be dropped meanwhile: nobody waits for the result then.
-                    let _ = sender.send(work(generator));
-                }
-            }));
+                Priority::Interactive => waiting.interactive.push_back(work),
+                Priority::Bulk => waiting.bulk.push_back(work),
+            }
         }
         self.queue.changed.notify_one();
-        receiver.await.map_err(|_| DecodeError::Stopped)?
+        Ok(())
     }
 }
 
@@ -166,49 +257,50 @@ impl Engine {
 mod tests {
     use super::*;
 
-    type Log = Mutex<Vec<&'static str>>;
-
-    fn note(what: &'static str) -> Work<Log> {
-        Box::new(move |log| log.lock().unwrap().push(what))
+    fn order(priority: Priority, name: &str) -> Work {
+        let options = Options { max_tokens: 1, sampler: Default::default(), stop: Vec::new() };
+        let prompt = Prompt { pieces: Vec::new(), instruction: name.to_owned(), options };
+        Work::Write(Box::new(Order { priority, prompt, emit: Box::new(|_| true), reply: oneshot::channel().0 }))
     }
 
-    #[test]
-    fn interactive_work_goes_before_bulk_work_that_waits_longer() {
-        let queue = Queue::<Log>::new();
-        queue.lock().bulk.push_back(note("bulk"));
-        queue.lock().interactive.push_back(note("interactive"));
-        let log = Log::default();
-        for _ in 0..2 {
-            do_work(queue.next().unwrap(), &log);
+    fn name(work: Option<Work>) -> Option<String> {
+        match work? {
+            Work::Write(order) => Some(order.prompt.instruction),
+            Work::Call(_) => Some("call".to_owned()),
         }
-        assert_eq!(*log.lock().unwrap(), ["interactive", "bulk"]);
+    }
+
+    fn waiting() -> Waiting {
+        let mut waiting = Waiting::default();
+        waiting.bulk.extend([order(Priority::Bulk, "row"), Work::Call(Box::new(|_| ()))]);
+        waiting.interactive.push_back(order(Priority::Interactive, "question"));
+        waiting
     }
 
     #[test]
-    fn bulk_work_gives_way_between_its_steps_and_then_goes_on() {
-        let queue = Arc::new(Queue::<Log>::new());
-        let (way, asker) = (Way(Some(Arc::clone(&queue))), Arc::clone(&queue));
-        queue.lock().bulk.push_back(Box::new(move |log| {
-            log.lock().unwrap().push("first token");
-            asker.lock().interactive.extend([
-                note("question"),
-                Box::new(|_| panic!("of one question")),
-                note("another"),
-            ]);
-            way.give(log);
-            log.lock().unwrap().push("second token");
-        }));
-        let log = Log::default();
-        do_work(queue.next().unwrap(), &log);
-        assert_eq!(*log.lock().unwrap(), ["first token", "question", "another", "second token"]);
+    fn questions_begin_before_bulk_rows_that_wait_longer() {
+        let (mut waiting, idle) = (waiting(), Load::default());
+        let begun: Vec<_> = std::iter::from_fn(|| name(waiting.next(idle))).collect();
+        assert_eq!(begun, ["question", "row", "call"]);
     }
 
     #[test]
-    fn interactive_work_gives_way_to_nobody() {
-        let queue = Queue::<Log>::new();
-        queue.lock().interactive.push_back(note("later"));
-        let log = Log::default();
-        Way(None).give(&log);
-        assert!(log.lock().unwrap().is_empty());
+    fn bulk_rows_leave_places_for_questions() {
+        let mut waiting = waiting();
+        let load = Load { interactive: 0, bulk: MAX_BULK, positions: 0 };
+        assert_eq!(name(waiting.next(load)).as_deref(), Some("question"));
+        assert_eq!(name(waiting.next(load)), None);
+        let long = Load { interactive: 0, bulk: 1, positions: MAX_POSITIONS };
+        assert_eq!(name(waiting.next(long)), None, "memory is bounded");
+        assert_eq!(name(waiting.next(Load { bulk: 0, ..long })).as_deref(), Some("row"), "but one row always goes on");
+    }
+
+    #[test]
+    fn a_full_batch_takes_calls_only() {
+        let mut waiting = waiting();
+        let load = Load { interactive: MAX_RUNNING, bulk: 0, positions: 0 };
+        assert_eq!(name(waiting.next(load)), None);
+        waiting.interactive.push_front(Work::Call(Box::new(|_| ())));
+        assert_eq!(name(waiting.next(load)).as_deref(), Some("call"));
     }
 }

@@ -9,8 +9,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Response, Status};
 use tracing::{Instrument, info_span, warn};
 
-use crate::answering::{Answering, Emit, Request, Task};
-use crate::engine::Priority;
+use crate::answering::{Answering, Request, Task};
+use crate::engine::{Emit, Priority};
 
 /// The gRPC face of [`Answering`].
 #[derive(Debug, Clone)]

@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use e2llm_api::v1::{Reading, Usage};
 use e2llm_model::generate::{Options, Piece};
+use futures::stream::{self, StreamExt, TryStreamExt};
 
-use crate::answering::{Answering, Emit};
-use crate::engine::Priority;
+use crate::answering::Answering;
+use crate::engine::{Emit, Priority};
 use crate::error::DecodeError;
 use crate::layout::{Chunk, Layout, Material, Purpose};
 
@@ -19,6 +20,8 @@ pub(crate) struct Writing {
     pub(crate) begun: Instant,
 }
 
+/// Windows of one document that are summarised in one batch.
+const AT_ONCE: usize = 8;
 /// Partial summaries merged in one step when all of them do not fit a window.
 const MERGED_AT_ONCE: usize = 4;
 
@@ -35,14 +38,7 @@ impl Answering {
             let layout = material.lay_out(window, Purpose::Summary, self.tokenizer())?;
             return self.write(layout, writing, emit).await;
         }
-        let mut total = Usage::default();
-        let mut partials = Vec::with_capacity(windows.len());
-        for window in &windows {
-            let layout = material.lay_out(window, Purpose::Summary, self.tokenizer())?;
-            let (usage, text) = self.collect(layout, writing.clone()).await?;
-            add(&mut total, usage);
-            partials.push(text);
-        }
+        let (mut total, mut partials) = self.partials(material, &windows, &writing).await?;
         while self.tokens(&partials)? > material.budget.positions && partials.len() > 1 {
             let mut merged = Vec::new();
             for several in partials.chunks(MERGED_AT_ONCE) {
@@ -57,6 +53,33 @@ impl Answering {
         total.finish_reason.clone_from(&last.finish_reason);
         add(&mut total, last);
         Ok(total)
+    }
+
+    /// The summaries of windows, several in one batch.
+    async fn partials(
+        &self,
+        material: &Material,
+        windows: &[Vec<Chunk>],
+        writing: &Writing,
+    ) -> Result<(Usage, Vec<String>), DecodeError> {
+        let each: Vec<_> = windows.iter().map(|window| self.collect_window(material, window, writing)).collect();
+        let mut written = stream::iter(each).buffered(AT_ONCE);
+        let (mut total, mut partials) = (Usage::default(), Vec::with_capacity(windows.len()));
+        while let Some((usage, text)) = written.try_next().await? {
+            add(&mut total, usage);
+            partials.push(text);
+        }
+        Ok((total, partials))
+    }
+
+    async fn collect_window(
+        &self,
+        material: &Material,
+        window: &[Chunk],
+        writing: &Writing,
+    ) -> Result<(Usage, String), DecodeError> {
+        let layout = material.lay_out(window, Purpose::Summary, self.tokenizer())?;
+        self.collect(layout, writing.clone()).await
     }
 
     /// [`Answering::write`] with the text returned instead of emitted.
@@ -109,6 +132,7 @@ fn add(total: &mut Usage, part: Usage) {
     total.chunks_left_out += part.chunks_left_out;
     total.soft_positions += part.soft_positions;
     total.text_positions += part.text_positions;
+    total.reused_positions += part.reused_positions;
     total.generated_tokens += part.generated_tokens;
     total.windows += part.windows;
     total.expanded.extend(part.expanded);

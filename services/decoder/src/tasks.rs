@@ -3,12 +3,16 @@ use e2llm_api::{ErrorCode, row_error};
 use e2llm_runtime::failpoint::{begin_row, reach_with};
 use e2llm_runtime::worker::TaskHandler;
 use e2llm_runtime::{CancellationToken, async_trait};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use tracing::warn;
 
-use crate::answering::{Answered, Answering, Emit, Request, Task};
-use crate::engine::Priority;
+use crate::answering::{Answered, Answering, Request, Source, Task};
+use crate::engine::{Emit, Priority};
 use crate::error::DecodeError;
 use crate::keeping;
+
+/// Rows of a task that are written in one batch.
+const AT_ONCE: usize = 8;
 
 /// Does the decode tasks of bulk jobs.
 #[derive(Debug, Clone)]
@@ -20,6 +24,31 @@ impl DecodeTasks {
     /// Works with `answering`.
     pub fn new(answering: Answering) -> Self {
         Self { answering }
+    }
+
+    /// A row's result, which may be an error of its own, and the documents it was made from.
+    async fn finish(
+        &self,
+        spec: &JobSpec,
+        row: &Row,
+        cancel: &CancellationToken,
+    ) -> Result<(RowResult, Vec<Source>), RowError> {
+        begin_row("decode", &row.id);
+        let mut result = RowResult { number: row.number, id: row.id.clone(), ..RowResult::default() };
+        match self.row(spec, row, cancel).await {
+            Ok((text, scores, answered)) => {
+                reach_with("decoder.generated", &row.id);
+                (result.text, result.scores) = (text, scores);
+                result.usage = Some(answered.usage);
+                Ok((result, answered.sources))
+            }
+            Err(error) if error.code().is_retriable() || error.code() == ErrorCode::Cancelled => Err(error.row()),
+            Err(error) => {
+                warn!(id = %row.id, %error, "decode failed");
+                result.error = Some(error.row());
+                Ok((result, Vec::new()))
+            }
+        }
     }
 
     async fn row(
@@ -77,37 +106,24 @@ fn collection(spec: &JobSpec) -> &str {
 impl TaskHandler for DecodeTasks {
     async fn run(&self, task: e2llm_api::v1::Task, cancel: CancellationToken) -> Result<Vec<RowResult>, RowError> {
         let spec = task.spec.unwrap_or_default();
-        let mut results = Vec::with_capacity(task.rows.len());
+        let each: Vec<_> = task.rows.iter().map(|row| self.finish(&spec, row, &cancel)).collect();
+        let rows = stream::iter(each).buffered(AT_ONCE);
+        let finished = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(row_error(ErrorCode::Cancelled, "the task is no longer wanted")),
+            finished = rows.try_collect::<Vec<_>>() => finished,
+        }?;
         let mut summaries = Vec::new();
-        for row in &task.rows {
-            if cancel.is_cancelled() {
-                return Err(row_error(ErrorCode::Cancelled, "the task is no longer wanted"));
+        if spec.kind() == JobKind::Summarize {
+            for (result, sources) in &finished {
+                let of =
+                    |source: &Source| keeping::summary(source.clone(), &result.text, &spec.instruction, &task.job_id);
+                summaries.extend(sources.iter().map(of));
             }
-            begin_row("decode", &row.id);
-            let mut result = RowResult { number: row.number, id: row.id.clone(), ..RowResult::default() };
-            match self.row(&spec, row, &cancel).await {
-                Ok((text, scores, answered)) => {
-                    reach_with("decoder.generated", &row.id);
-                    if spec.kind() == JobKind::Summarize {
-                        let of = |source| keeping::summary(source, &text, &spec.instruction, &task.job_id);
-                        summaries.extend(answered.sources.into_iter().map(of));
-                    }
-                    (result.text, result.scores) = (text, scores);
-                    result.usage = Some(answered.usage);
-                }
-                Err(error) if error.code().is_retriable() || error.code() == ErrorCode::Cancelled => {
-                    return Err(error.row());
-                }
-                Err(error) => {
-                    warn!(id = %row.id, %error, "decode failed");
-                    result.error = Some(error.row());
-                }
-            }
-            results.push(result);
         }
         keeping::keep(self.answering.index(), collection(&spec), summaries).await;
         reach_with("decoder.summary_kept", &task.task_id);
-        Ok(results)
+        Ok(finished.into_iter().map(|(result, _)| result).collect())
     }
 }
 

@@ -8,6 +8,7 @@ mod options;
 
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
 use e2llm_api::{Collection, DocId};
@@ -204,6 +205,33 @@ pub(crate) struct ServeArgs {
     /// Commits after which the index writes a snapshot, from which a lost view is rebuilt sooner
     #[arg(long, env = "E2LLM_SNAPSHOT_EVERY", value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) snapshot_every: u64,
+    #[command(flatten)]
+    pub(crate) caches: CacheArgs,
+}
+
+/// What a decoder keeps of what it has read.
+#[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Caches of a decoder")]
+pub(crate) struct CacheArgs {
+    /// Soft prompts and texts in memory
+    #[arg(long, env = "E2LLM_DOCUMENT_CACHE", value_name = "BYTES", default_value = "256MiB")]
+    pub(crate) document_cache: ByteSize,
+    /// Soft prompts as files in the directory of --cache, for a store that is not a local directory
+    #[arg(long, env = "E2LLM_DISK_CACHE", value_name = "BYTES", default_value = "4GiB")]
+    pub(crate) disk_cache: ByteSize,
+    /// Keys and values of prompts, so that what another prompt begins with is not read again
+    #[arg(long, env = "E2LLM_PREFIX_CACHE", value_name = "BYTES", default_value = "512MiB")]
+    pub(crate) prefix_cache: ByteSize,
+}
+
+impl Default for CacheArgs {
+    fn default() -> Self {
+        Self {
+            document_cache: ByteSize::mib(256),
+            disk_cache: ByteSize::gib(4),
+            prefix_cache: ByteSize::b(e2llm_model::generate::PREFIX_BYTES),
+        }
+    }
 }
 
 /// `e2llm doctor`

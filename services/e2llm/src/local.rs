@@ -154,7 +154,7 @@ pub(crate) async fn start(settings: &Settings, needs: Needs, options: Coordinato
         let bundle = prepare(settings).await?;
         let (pipeline, answering) = tokio::try_join!(
             encoder(settings, bundle.clone(), store.clone(), &endpoint),
-            decoder(bundle.clone(), store.clone(), &endpoint, &endpoint),
+            decoder(settings, bundle.clone(), store.clone(), &endpoint, &endpoint),
         )?;
         let ending = Shutdown::new();
         for task in [
@@ -224,6 +224,7 @@ pub(crate) async fn encoder(
 
 /// The decoder with its thread, which ends with its last user.
 pub(crate) async fn decoder(
+    settings: &Settings,
     bundle: Arc<LocalBundle>,
     store: Store,
     index: &Endpoint,
@@ -231,8 +232,10 @@ pub(crate) async fn decoder(
 ) -> Result<Answering> {
     let (fingerprint, defaults) = (bundle.fingerprint.clone(), bundle.defaults());
     let loaded = tokio::task::spawn_blocking(move || bundle.generator()).await;
-    let engine =
-        Engine::start(loaded.context("loading the decoder stopped")??).context("cannot start the decoder's thread")?;
+    let generator = loaded.context("loading the decoder stopped")??;
+    let generator = generator.with_prefix_bytes(settings.caches.prefix_cache.as_u64());
+    let engine = Engine::start(generator).context("cannot start the decoder's thread")?;
+    let store = settings.read_cache(store)?;
     Ok(Answering::new(engine, &fingerprint, defaults, store, index.index(), encoder.encoder()))
 }
 

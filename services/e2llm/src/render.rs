@@ -80,6 +80,7 @@ pub(crate) fn usage_json(usage: &Usage) -> Value {
         "chunks_left_out": usage.chunks_left_out,
         "soft_positions": usage.soft_positions,
         "text_positions": usage.text_positions,
+        "reused_positions": usage.reused_positions,
         "generated_tokens": usage.generated_tokens,
         "windows": usage.windows,
         "finish_reason": usage.finish_reason,
@@ -91,8 +92,12 @@ pub(crate) fn usage_json(usage: &Usage) -> Value {
 
 /// What a generation used, for people: three lines at most.
 pub(crate) fn usage_text(usage: &Usage) -> String {
+    let reused = match usage.reused_positions {
+        0 => String::new(),
+        reused => format!("; {} read before", count(reused.into())),
+    };
     let mut text = format!(
-        "read {} of {} chunks as text, {} as soft tokens, left out {}; {} positions ({} soft, {} text)\n\
+        "read {} of {} chunks as text, {} as soft tokens, left out {}; {} positions ({} soft, {} text{reused})\n\
          first token after {:.2} s; {} tokens in {:.2} s, ended by {}",
         usage.chunks_expanded,
         count(usage.chunks_total.into()),

@@ -29,6 +29,7 @@ struct Boot<'a> {
 pub(crate) async fn run(args: ServeArgs, settings: &Settings, shutdown: Shutdown) -> Result<()> {
     // The port is taken before the slow parts, so that one in use is reported at once.
     let listener = Listener::bind(&args.listen.to_string()).await?;
+    let settings = &Settings { caches: args.caches, ..settings.clone() };
     if args.role == Role::All {
         return serve_all(settings, coordinator_options(&args)?, listener, shutdown).await;
     }
@@ -105,7 +106,7 @@ impl Boot<'_> {
 
     async fn decoder(&mut self, index: &Endpoint, encoder: &Endpoint, coordinator: Option<Endpoint>) -> Result<()> {
         let bundle = local::prepare(self.settings).await?;
-        let answering = local::decoder(bundle.clone(), self.store.clone(), index, encoder).await?;
+        let answering = local::decoder(self.settings, bundle.clone(), self.store.clone(), index, encoder).await?;
         self.add(|server| server.decoder(DecoderService::new(answering.clone())));
         probes::decoder(&self.server.health(), &answering, &self.shutdown);
         if let Some(coordinator) = coordinator {

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use candle_core::DType;
 use e2llm_api::Collection;
-use e2llm_store::Store;
+use e2llm_store::{CacheLimits, ReadCache, Store};
 use e2llm_weights::{Catalogue, Fetcher, Progress};
 
-use crate::cli::{GlobalArgs, Place, Precision};
+use crate::cli::{CacheArgs, GlobalArgs, Place, Precision};
 
 /// What every command needs to know.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) quiet: bool,
     /// How long an encoder of this process waits for a full disk.
     pub(crate) patience: Duration,
+    /// What a decoder of this process keeps of what it has read.
+    pub(crate) caches: CacheArgs,
 }
 
 /// A server's disk may be given space before anyone notices; at a command line somebody waits.
@@ -49,6 +51,14 @@ impl Settings {
             Some(directory) => Ok(directory.join("view")),
             None => Ok(data_directory()?.join("views").join(store.id())),
         }
+    }
+
+    /// Keeps near this process what its decoder reads from a store.
+    pub(crate) fn read_cache(&self, store: Store) -> Result<ReadCache> {
+        let CacheArgs { document_cache, disk_cache, .. } = self.caches;
+        let directory = self.fetcher()?.cache().join("soft-prompts");
+        let disk = Some((directory, disk_cache.as_u64()));
+        Ok(ReadCache::new(store, CacheLimits { memory: document_cache.as_u64(), disk }))
     }
 
     /// Fetches weights and sample texts into the cache. Its methods block.
@@ -74,6 +84,7 @@ impl Settings {
             training_dtype: Precision::or_default(args.precision, args.device),
             quiet: args.quiet,
             patience: if serves { SERVER_PATIENCE } else { COMMAND_PATIENCE },
+            caches: CacheArgs::default(),
         })
     }
 }

@@ -8,7 +8,8 @@ use candle_core::Device;
 use crate::adapter::{Adapter, ContentRows, chunk_vectors, unit};
 use crate::bundle::Bundle;
 use crate::chunk::Chunker;
-use crate::encoder::TextEncoder;
+use crate::cpu::CpuEncoder;
+use crate::encoder::{TextEncoder, TokenStates};
 use crate::error::{ModelError, Result};
 use crate::tokenizer::TextTokenizer;
 
@@ -19,11 +20,28 @@ const BATCH_TOKENS: usize = 2_048;
 #[derive(Debug)]
 pub struct DocumentEncoder {
     tokenizer: Arc<TextTokenizer>,
-    encoder: TextEncoder,
+    encoder: Backend,
+    d_enc: usize,
     /// The encoder without the bundle's LoRA: what training starts from. Shares what was not changed.
     base: Arc<TextEncoder>,
     adapter: Adapter,
     chunker: Chunker,
+}
+
+/// The encoder in the form that its device computes best.
+#[derive(Debug)]
+enum Backend {
+    Cpu(CpuEncoder),
+    Tensors(TextEncoder),
+}
+
+impl Backend {
+    fn states(&self, sequences: &[Vec<u32>]) -> Result<TokenStates> {
+        match self {
+            Backend::Cpu(encoder) => encoder.states(sequences),
+            Backend::Tensors(encoder) => encoder.states(sequences),
+        }
+    }
 }
 
 /// One chunk, encoded.
@@ -59,7 +77,10 @@ impl DocumentEncoder {
         }
         let tokenizer = Arc::new(TextTokenizer::from_file(tokenizer)?);
         let chunker = Chunker::new(tokenizer.clone(), chunk_tokens)?;
-        Ok(Self { tokenizer, encoder, base, adapter: bundle.adapter(device)?, chunker })
+        let d_enc = encoder.width();
+        let encoder =
+            if device.is_cpu() { Backend::Cpu(CpuEncoder::new(&encoder)?) } else { Backend::Tensors(encoder) };
+        Ok(Self { tokenizer, encoder, d_enc, base, adapter: bundle.adapter(device)?, chunker })
     }
 
     /// The text encoder without the bundle's LoRA.
@@ -89,7 +110,7 @@ impl DocumentEncoder {
 
     /// Width of a chunk vector.
     pub fn d_enc(&self) -> usize {
-        self.encoder.width()
+        self.d_enc
     }
 
     /// Encodes chunks in batches of a token budget; the result of a chunk does not depend on its neighbours.

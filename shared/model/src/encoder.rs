@@ -51,15 +51,15 @@ pub struct TextEncoder {
     /// Position embeddings with the type-0 embedding added.
     positions: Tensor,
     norm: Norm,
-    layers: Vec<Layer>,
+    pub(crate) layers: Vec<Layer>,
     device: Device,
 }
 
 #[derive(Debug, Clone)]
-struct Norm {
-    weight: Tensor,
-    bias: Tensor,
-    eps: f32,
+pub(crate) struct Norm {
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Tensor,
+    pub(crate) eps: f32,
 }
 
 impl Norm {
@@ -69,13 +69,13 @@ impl Norm {
 }
 
 #[derive(Debug, Clone)]
-struct Layer {
-    qkv: Linear,
-    output: Linear,
-    attention_norm: Norm,
-    up: Linear,
-    down: Linear,
-    ffn_norm: Norm,
+pub(crate) struct Layer {
+    pub(crate) qkv: Linear,
+    pub(crate) output: Linear,
+    pub(crate) attention_norm: Norm,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+    pub(crate) ffn_norm: Norm,
 }
 
 /// Token states of a packed batch.
@@ -130,23 +130,38 @@ impl TextEncoder {
         self.config.max_position_embeddings
     }
 
+    /// Attention heads of a layer.
+    pub(crate) fn heads(&self) -> usize {
+        self.config.num_attention_heads
+    }
+
+    /// Name of the inner layers' activation.
+    pub(crate) fn activation(&self) -> &str {
+        &self.config.hidden_act
+    }
+
     /// States of every token of every sequence. Each sequence carries its special tokens already.
     pub fn states(&self, sequences: &[Vec<u32>]) -> Result<TokenStates> {
+        let first = self.embed(sequences)?;
         let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
-        if let Some(long) = lengths.iter().find(|l| **l > self.config.max_position_embeddings) {
-            return Err(ModelError::WindowExceeded { positions: *long, window: self.config.max_position_embeddings });
-        }
-        let ids: Vec<u32> = sequences.iter().flatten().copied().collect();
-        let positions: Vec<u32> = lengths.iter().flat_map(|l| 0..*l as u32).collect();
-        let words = self.words.index_select(&Tensor::new(ids, &self.device)?, 0)?;
-        let places = self.positions.index_select(&Tensor::new(positions, &self.device)?, 0)?;
-        let first = self.norm.apply(&(words + places)?)?;
         let attention = self.attention(&lengths);
         let mut x = first.clone();
         for layer in &self.layers {
             x = layer.forward(&x, &attention, &self.config.hidden_act)?;
         }
         Ok(TokenStates { first, last: x, lengths })
+    }
+
+    /// Output of the embedding layer `[tokens, d_enc]`.
+    pub(crate) fn embed(&self, sequences: &[Vec<u32>]) -> Result<Tensor> {
+        if let Some(long) = sequences.iter().map(Vec::len).find(|l| *l > self.config.max_position_embeddings) {
+            return Err(ModelError::WindowExceeded { positions: long, window: self.config.max_position_embeddings });
+        }
+        let ids: Vec<u32> = sequences.iter().flatten().copied().collect();
+        let positions: Vec<u32> = sequences.iter().flat_map(|s| 0..s.len() as u32).collect();
+        let words = self.words.index_select(&Tensor::new(ids, &self.device)?, 0)?;
+        let places = self.positions.index_select(&Tensor::new(positions, &self.device)?, 0)?;
+        self.norm.apply(&(words + places)?)
     }
 
     fn attention(&self, lengths: &[usize]) -> Attention {

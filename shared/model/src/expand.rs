@@ -186,7 +186,7 @@ fn descending(scores: &[f32]) -> Vec<usize> {
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    crate::ops::gemm::dot(a, b)
+    e2llm_kernels::element::dot(a, b)
 }
 
 #[cfg(test)]

@@ -1,26 +1,40 @@
 //! The decoder half of a bundle: prompts of tokens and soft tokens in, text out.
 
+mod backend;
+mod sequence;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use backend::{Backend, Past, Rows};
+pub use sequence::Sequence;
+
 use crate::bundle::Bundle;
-use crate::decoder::{Decoder, KvCache};
+use crate::cpu::{PageName, Prefixes, Workspace};
+use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
 use crate::ops::log_likelihoods;
-use crate::sample::{Sampler, SamplerOptions, StopMatcher};
+use crate::sample::SamplerOptions;
 use crate::template::{ChatTemplate, Frame};
-use crate::tokenizer::{StreamDecoder, TextTokenizer};
+use crate::tokenizer::TextTokenizer;
+
+/// Bytes of keys and values that are kept of prompts read before: some 23,000 positions of the default decoder.
+pub const PREFIX_BYTES: u64 = 512 << 20;
+
+/// Rows of a prompt that are read at once by who has nobody to let go first.
+pub const PROMPT_ROWS: usize = 512;
 
 /// Decoder, tokenizer and chat template of a bundle.
 #[derive(Debug)]
 pub struct Generator {
-    decoder: Decoder,
+    backend: Backend,
     tokenizer: Arc<TextTokenizer>,
     frame: Frame,
     stops: Vec<u32>,
+    prefixes: Prefixes,
 }
 
 /// A stretch of a prompt.
@@ -30,6 +44,17 @@ pub enum Piece {
     Tokens(Vec<u32>),
     /// Soft tokens `[count, d_model]`, f32, row-major.
     Soft(Vec<f32>),
+}
+
+/// A prompt that is about to be read.
+struct Opened {
+    /// `[positions, d_model]`, row-major.
+    rows: Vec<f32>,
+    past: Past,
+    /// Names of the pages to remember once it is read.
+    names: Vec<PageName>,
+    /// Positions that `past` holds already.
+    read: usize,
 }
 
 /// When to stop and how to choose tokens.
@@ -116,17 +141,24 @@ impl Generator {
         let frame = template.frame(&tokenizer, None)?;
         let mut stops = tokenizer.stop_ids();
         stops.extend(&decoder.config().eos);
-        Ok(Self { decoder, tokenizer: Arc::new(tokenizer), frame, stops })
+        let prefixes = Prefixes::new(PREFIX_BYTES);
+        Ok(Self { backend: Backend::new(decoder)?, tokenizer: Arc::new(tokenizer), frame, stops, prefixes })
+    }
+
+    /// Keeps `bytes` of keys and values of prompts read before, instead of [`PREFIX_BYTES`].
+    #[must_use]
+    pub fn with_prefix_bytes(self, bytes: u64) -> Self {
+        Self { prefixes: Prefixes::new(bytes), ..self }
     }
 
     /// Most positions a prompt and its answer may take together.
     pub fn window(&self) -> usize {
-        self.decoder.config().context
+        self.backend.config().context
     }
 
     /// Width of a soft token.
     pub fn d_model(&self) -> usize {
-        self.decoder.config().d_model
+        self.backend.config().d_model
     }
 
     /// The decoder's tokenizer.
@@ -163,85 +195,88 @@ impl Generator {
         options: &Options,
         mut emit: impl FnMut(&str) -> bool,
     ) -> Result<Generated> {
-        let read = self.positions(prompt);
-        if read >= self.window() {
-            return Err(ModelError::WindowExceeded { positions: read, window: self.window() });
-        }
-        let limit = options.max_tokens.min(self.window() - read);
-        let mut cache = self.cache(read + limit)?;
-        let mut logits = self.next_logits(&self.embed(prompt)?, &mut cache)?;
-        let mut sampler = Sampler::new(options.sampler)?;
-        let mut stream = StreamDecoder::new(self.tokenizer.clone());
-        let mut stops = StopMatcher::new(options.stop.iter().cloned());
-        let mut written = Vec::new();
-        let finish = loop {
-            if written.len() == limit {
-                break Finish::Length;
-            }
-            let token = sampler.sample(&logits, &written)?;
-            if self.stops.contains(&token) {
-                break Finish::Stop;
-            }
-            written.push(token);
-            let text = stops.push(&stream.push(token)?);
+        let (mut sequence, mut work) = (self.begin(prompt, options)?, Workspace::default());
+        loop {
+            let finished = sequence.finished();
+            let text = sequence.take_text();
             if !text.is_empty() && !emit(&text) {
-                return Ok(Generated { tokens: written.len(), finish: Finish::Cancelled });
+                let tokens = finished.map_or(0, |generated| generated.tokens);
+                return Ok(Generated { tokens, finish: Finish::Cancelled });
             }
-            if stops.stopped() {
-                break Finish::Stop;
+            if let Some(generated) = finished {
+                return Ok(generated);
             }
-            if written.len() < limit {
-                logits = self.next_logits(&self.decoder.embed(&[token])?, &mut cache)?;
-            }
-        };
-        let held = format!("{}{}", stops.push(&stream.finish()?), stops.finish());
-        if !held.is_empty() && !emit(&held) {
-            return Ok(Generated { tokens: written.len(), finish: Finish::Cancelled });
+            self.step(&mut [&mut sequence], PROMPT_ROWS, &mut work)?;
         }
-        Ok(Generated { tokens: written.len(), finish })
     }
 
-    /// Log-likelihood in nats of `answer` after the prompt, and its token count.
-    pub fn score(&self, prompt: &[Piece], answer: &str) -> Result<(f64, usize)> {
+    /// Log-likelihood in nats of each answer after the prompt, and its token count. The prompt is read once where it can be shared.
+    pub fn score(&self, prompt: &[Piece], answers: &[String]) -> Result<Vec<(f64, usize)>> {
+        let targets = answers.iter().map(|answer| self.targets(answer)).collect::<Result<Vec<_>>>()?;
+        let longest = targets.iter().map(Vec::len).max().unwrap_or(0);
+        let mut work = Workspace::default();
+        let shared = |work: &mut Workspace| -> Result<(Past, Vec<f32>)> {
+            let Opened { rows, mut past, names, read } = self.open(prompt, longest.saturating_sub(1))?;
+            let mut last = Vec::new();
+            for input in rows[read * self.d_model()..].chunks(PROMPT_ROWS * self.d_model()) {
+                last = self
+                    .backend
+                    .read(vec![Rows { input, past: &mut past, wanted: 1 }], work)?
+                    .pop()
+                    .unwrap_or_default();
+            }
+            past.keep(&self.prefixes, &names);
+            Ok((past, last))
+        };
+        let (past, first) = shared(&mut work)?;
+        let score = |targets: Vec<u32>| {
+            let mut past = match past.fork() {
+                Some(past) => past,
+                None => shared(&mut work)?.0,
+            };
+            let mut logits = vec![first.clone()];
+            let shown = &targets[..targets.len() - 1];
+            if !shown.is_empty() {
+                let input = self.backend.embed(shown)?;
+                let rows = Rows { input: &input, past: &mut past, wanted: shown.len() };
+                logits.extend(self.backend.read(vec![rows], &mut work)?);
+            }
+            let shape = (targets.len(), first.len());
+            let likelihoods = log_likelihoods(&Tensor::from_vec(logits.concat(), shape, &Device::Cpu)?, &targets)?;
+            Ok((likelihoods.iter().map(|l| f64::from(*l)).sum(), targets.len()))
+        };
+        targets.into_iter().map(score).collect()
+    }
+
+    /// Token ids of an answer to be scored: at least one.
+    fn targets(&self, answer: &str) -> Result<Vec<u32>> {
         let targets = self.tokenizer.encode_plain(answer)?;
-        let Some((_, shown)) = targets.split_last() else {
+        if targets.is_empty() {
             return Err(ModelError::Setting {
                 name: "choice",
-                value: String::new(),
+                value: answer.to_owned(),
                 expected: "a text of at least one token",
             });
-        };
-        let read = self.positions(prompt);
-        let mut cache = self.cache(read + shown.len())?;
-        let mut input = self.embed(prompt)?;
-        if !shown.is_empty() {
-            input = Tensor::cat(&[input, self.decoder.embed(shown)?], 0)?;
         }
-        let hidden = self.decoder.extend(&input, &mut cache)?.narrow(0, read - 1, targets.len())?;
-        let likelihoods = log_likelihoods(&self.decoder.logits(&hidden.contiguous()?)?, &targets)?;
-        Ok((likelihoods.iter().map(|l| f64::from(*l)).sum(), targets.len()))
+        Ok(targets)
     }
 
-    fn embed(&self, pieces: &[Piece]) -> Result<Tensor> {
-        let width = self.d_model();
-        let parts =
-            pieces.iter().filter(|p| !matches!(p, Piece::Tokens(ids) if ids.is_empty())).map(|piece| match piece {
-                Piece::Tokens(ids) => self.decoder.embed(ids),
-                Piece::Soft(values) => {
-                    Ok(Tensor::from_slice(values, (values.len() / width, width), self.decoder.device())?)
-                }
-            });
-        Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
+    /// A prompt with what is known of it from earlier ones, and room for `more` positions.
+    fn open(&self, prompt: &[Piece], more: usize) -> Result<Opened> {
+        let rows = self.embed(prompt)?;
+        let (past, names) = self.backend.open(&self.prefixes, &rows, rows.len() / self.d_model() + more)?;
+        Ok(Opened { read: past.found(), rows, past, names })
     }
 
-    fn cache(&self, capacity: usize) -> Result<KvCache> {
-        KvCache::new(self.decoder.config(), capacity, self.decoder.dtype(), self.decoder.device())
-    }
-
-    /// Reads `input` and gives the logits `[vocabulary]` after its last row.
-    fn next_logits(&self, input: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
-        let hidden = self.decoder.extend(input, cache)?;
-        let last = hidden.narrow(0, hidden.dim(0)? - 1, 1)?.contiguous()?;
-        Ok(self.decoder.logits(&last)?.squeeze(0)?)
+    /// Rows of a prompt `[positions, d_model]`, row-major.
+    fn embed(&self, pieces: &[Piece]) -> Result<Vec<f32>> {
+        let mut rows = Vec::new();
+        for piece in pieces {
+            match piece {
+                Piece::Tokens(ids) => rows.extend(self.backend.embed(ids)?),
+                Piece::Soft(values) => rows.extend_from_slice(values),
+            }
+        }
+        Ok(rows)
     }
 }

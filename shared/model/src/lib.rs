@@ -12,6 +12,7 @@
 pub mod adapter;
 pub mod bundle;
 pub mod chunk;
+pub mod cpu;
 pub mod decoder;
 pub mod document;
 pub mod encoder;

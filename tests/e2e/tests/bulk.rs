@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use e2llm_e2e::{HARBOUR, Service, TEXTS, Workplace, eventually_true};
@@ -26,14 +27,22 @@ fn commits(place: &Workplace) -> BTreeMap<String, Vec<u8>> {
     paths.lines().map(|path| (path.to_owned(), fs::read(path).unwrap())).collect()
 }
 
-fn has_summaries(place: &Workplace) -> bool {
-    commits(place).keys().any(|path| path.contains("/done/decode/"))
+/// The command with its first summaries done and its second task held before it hands in what it has; going on needs the file removed.
+fn half_done(place: &Workplace) -> (Child, PathBuf) {
+    let held = place.hold_at("decoder.summary_kept", 2);
+    let command = place.start_with_fail_points(&SUMMARIZE);
+    let has_summaries = || commits(place).keys().any(|path| path.contains("/done/decode/"));
+    eventually_true("the first summaries", || held.exists() && has_summaries());
+    (command, held)
 }
 
-fn signal(child: &mut Child, name: &str) -> i32 {
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
-    child.wait().unwrap().code().unwrap_or(-1)
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+fn is_cancelled(place: &Workplace) -> bool {
+    let pattern = place.path("store/jobs/*/control/*").display().to_string();
+    Command::new("sh").args(["-c", &format!("ls {pattern}")]).output().unwrap().status.success()
 }
 
 /// Checks that the command, repeated, ends the job that was begun and does nothing twice.
@@ -57,9 +66,11 @@ fn goes_on(place: &Workplace) {
 #[test]
 fn summaries_that_were_interrupted_go_on_when_the_command_is_repeated() {
     let place = Workplace::new();
-    let mut command = place.start(&SUMMARIZE);
-    eventually_true("the first summaries", || has_summaries(&place));
-    assert_eq!(signal(&mut command, "-INT"), 130);
+    let (mut command, held) = half_done(&place);
+    signal(&command, "-INT");
+    eventually_true("the cancellation", || is_cancelled(&place));
+    fs::remove_file(held).unwrap();
+    assert_eq!(command.wait().unwrap().code(), Some(130));
     assert_eq!(jobs(&place)[0]["state"], "cancelled");
     goes_on(&place);
 }
@@ -67,10 +78,9 @@ fn summaries_that_were_interrupted_go_on_when_the_command_is_repeated() {
 #[test]
 fn summaries_whose_process_was_killed_go_on_when_the_command_is_repeated() {
     let place = Workplace::new();
-    let held = place.hold_at("coordinator.task_done", 2);
-    let mut command = place.start_with_fail_points(&SUMMARIZE);
-    eventually_true("the first summaries", || held.exists());
-    signal(&mut command, "-KILL");
+    let (mut command, _) = half_done(&place);
+    signal(&command, "-KILL");
+    command.wait().unwrap();
     goes_on(&place);
     // What has arrived is done with: the next run is a new job.
     place.json(&["summarize", "texts", "--max-tokens", "6"]).succeeded();
@@ -86,7 +96,8 @@ fn what_a_server_finished_for_a_client_that_was_killed_is_printed_when_the_comma
     let mut command = place.start(&SUMMARIZE);
     let planned = || jobs(&place).iter().any(|job| job["rows"] == 3 && job["state"] != "planning");
     eventually_true("the plan", planned);
-    signal(&mut command, "-KILL");
+    signal(&command, "-KILL");
+    command.wait().unwrap();
     eventually_true("the end of the job", || jobs(&place)[0]["state"] == "succeeded");
     place.json(&SUMMARIZE).succeeded();
     assert_eq!(fs::read_to_string(place.path("out.jsonl")).unwrap().lines().count(), 3);
@@ -99,7 +110,8 @@ fn an_input_that_changed_since_is_a_new_job() {
     let held = place.hold_at("coordinator.page_written", 1);
     let mut command = place.start_with_fail_points(&["encode", "texts"]);
     eventually_true("the plan", || held.exists());
-    signal(&mut command, "-KILL");
+    signal(&command, "-KILL");
+    command.wait().unwrap();
     place.write("texts/bakery.txt", "The bakery has closed.");
     let rows = place.json(&["encode", "texts"]).succeeded().rows();
     assert_eq!(rows[0]["text_bytes"], "The bakery has closed.".len());

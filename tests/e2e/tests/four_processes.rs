@@ -166,6 +166,9 @@ async fn four_processes_share_a_store_in_s3_and_survive_the_index() {
     assert!(!first.trim().is_empty());
     assert_eq!(usage.chunks_total, usage.chunks_expanded + usage.chunks_soft + usage.chunks_left_out);
     assert_eq!((usage.chunks_total, usage.chunks_left_out), (record.chunks, 0));
+    assert_eq!(usage.reused_positions, 0);
+    let (again, usage) = fleet.ask(id).await.unwrap();
+    assert!(again == first && usage.reused_positions > 0, "{again:?} after {first:?}, {usage:?}");
 
     fleet.replace_index();
     assert_eq!(eventually(async || fleet.get(id).await).await, record);

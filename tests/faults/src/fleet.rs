@@ -180,15 +180,17 @@ fn members(directory: &Path, store: &str, vars: &[(String, String)]) -> Vec<Memb
     let view = directory.join("store").join("view").display().to_string();
     let (lease, heartbeat, every) = (text(LEASE), text(HEARTBEAT), SNAPSHOT_EVERY.to_string());
     let peers = ["--index-url".to_owned(), url(0), "--coordinator-url".to_owned(), url(1)];
-    let with_encoder = [&peers[..], &["--encoder-url".to_owned(), url(2)]].concat();
     let owned = |flags: &[&str]| flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>();
+    // What a decoder holds already is not read again, and then no fault of the store is met.
+    let without_caches = owned(&["--document-cache", "0B", "--disk-cache", "0B"]);
+    let decoder = [&peers[..], &["--encoder-url".to_owned(), url(2)], &without_caches].concat();
     let plan = [
         ("index", Role::Index, owned(&["--index-dir", &view, "--snapshot-every", &every])),
         ("coordinator", Role::Coordinator, owned(&["--lease", &lease, "--heartbeat", &heartbeat])),
         ("encoder-0", Role::Encoder, peers.to_vec()),
         ("encoder-1", Role::Encoder, peers.to_vec()),
-        ("decoder-0", Role::Decoder, with_encoder.clone()),
-        ("decoder-1", Role::Decoder, with_encoder),
+        ("decoder-0", Role::Decoder, decoder.clone()),
+        ("decoder-1", Role::Decoder, decoder),
     ];
     let start = |((name, role, flags), address): ((&str, Role, Vec<String>), &String)| {
         let fixed = owned(&["--store", store, "serve", role.as_str(), "--listen", address]);

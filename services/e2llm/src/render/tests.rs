@@ -10,6 +10,7 @@ fn usage() -> Usage {
         chunks_left_out: 39,
         soft_positions: 1200,
         text_positions: 300,
+        reused_positions: 1088,
         generated_tokens: 64,
         first_token_us: 420_000,
         total_us: 2_100_000,
@@ -91,7 +92,14 @@ fn words_longer_than_the_line_stand_alone() {
 #[test]
 fn usage_for_people_names_what_was_read_and_left_out() {
     let text = usage_text(&usage());
-    for part in ["1 of 1,340 chunks as text", "left out 39", "1,500 positions", "0.42 s", "a bytes 10–20 (0.50)"] {
+    for part in [
+        "1 of 1,340 chunks as text",
+        "left out 39",
+        "1,500 positions",
+        "1,088 read before",
+        "0.42 s",
+        "a bytes 10–20 (0.50)",
+    ] {
         assert!(text.contains(part), "{part:?} is not in: {text}");
     }
 }

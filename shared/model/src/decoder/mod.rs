@@ -26,30 +26,30 @@ use crate::ops::{Attention, Rope, RopeTable, Span, rms_norm, swiglu};
 #[derive(Debug, Clone)]
 pub struct Decoder {
     config: DecoderConfig,
-    embeddings: Weight,
-    blocks: Vec<Block>,
-    final_norm: Tensor,
+    pub(crate) embeddings: Weight,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) final_norm: Tensor,
     /// None: tied to the embeddings.
-    head: Option<Weight>,
-    rope: Arc<RopeTable>,
+    pub(crate) head: Option<Weight>,
+    pub(crate) rope: Arc<RopeTable>,
     device: Device,
     /// In which blocks compute.
     dtype: DType,
 }
 
 #[derive(Debug, Clone)]
-struct Block {
-    attention_norm: Tensor,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
-    q_norm: Option<Tensor>,
-    k_norm: Option<Tensor>,
-    ffn_norm: Tensor,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+pub(crate) struct Block {
+    pub(crate) attention_norm: Tensor,
+    pub(crate) q: Linear,
+    pub(crate) k: Linear,
+    pub(crate) v: Linear,
+    pub(crate) o: Linear,
+    pub(crate) q_norm: Option<Tensor>,
+    pub(crate) k_norm: Option<Tensor>,
+    pub(crate) ffn_norm: Tensor,
+    pub(crate) gate: Linear,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
 }
 
 /// Where the rows of a packed input belong: several sequences one after the other, each from position 0.

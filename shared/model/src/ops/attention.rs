@@ -9,8 +9,9 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::gemm::{Mat, Threads, axpy, dot, matmul, softmax_row, softmax_row_backward};
 use super::{composed, cpu_slice, cpu_tensor, is_fused};
+use e2llm_kernels::element::{axpy, dot, softmax_row, softmax_row_backward};
+use e2llm_kernels::gemm::{Mat, Threads, matmul};
 
 /// Query rows whose scores are held at once.
 const BLOCK: usize = 128;

@@ -3,8 +3,8 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::gemm;
 use super::{composed, cpu_slice, cpu_tensor, is_fused, values};
+use e2llm_kernels::element;
 
 /// Values per parallel unit of element-wise work.
 const GRAIN: usize = 16 * 1024;
@@ -34,7 +34,7 @@ impl CustomOp1 for RmsNorm {
         out.par_chunks_mut(width)
             .with_min_len(GRAIN / width)
             .zip(x.par_chunks(width))
-            .for_each(|(out, x)| gemm::rms_norm_row(out, x, &self.weight, self.eps));
+            .for_each(|(out, x)| element::rms_norm_row(out, x, &self.weight, self.eps));
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
@@ -47,7 +47,7 @@ impl CustomOp1 for RmsNorm {
             .zip(x_values.par_chunks(width).zip(grad.par_chunks(width)))
             .for_each_init(
                 || vec![0.0; width],
-                |scratch, (dx, (x, grad))| gemm::rms_norm_row_backward(dx, x, &self.weight, grad, self.eps, scratch),
+                |scratch, (dx, (x, grad))| element::rms_norm_row_backward(dx, x, &self.weight, grad, self.eps, scratch),
             );
         Ok(Some(cpu_tensor(dx, x)?))
     }
@@ -79,7 +79,7 @@ impl CustomOp1 for LayerNorm {
         out.par_chunks_mut(width)
             .with_min_len(GRAIN / width)
             .zip(x.par_chunks(width))
-            .for_each(|(out, x)| gemm::layer_norm_row(out, x, &self.weight, &self.bias, self.eps));
+            .for_each(|(out, x)| element::layer_norm_row(out, x, &self.weight, &self.bias, self.eps));
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
@@ -92,7 +92,9 @@ impl CustomOp1 for LayerNorm {
             .zip(x_values.par_chunks(width).zip(grad.par_chunks(width)))
             .for_each_init(
                 || vec![0.0; width],
-                |scratch, (dx, (x, grad))| gemm::layer_norm_row_backward(dx, x, &self.weight, grad, self.eps, scratch),
+                |scratch, (dx, (x, grad))| {
+                    element::layer_norm_row_backward(dx, x, &self.weight, grad, self.eps, scratch)
+                },
             );
         Ok(Some(cpu_tensor(dx, x)?))
     }
@@ -113,14 +115,14 @@ impl CustomOp1 for Gelu {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = cpu_slice(x, layout)?;
         let mut out = vec![0.0; x.len()];
-        out.par_chunks_mut(GRAIN).zip(x.par_chunks(GRAIN)).for_each(|(out, x)| gemm::gelu(out, x));
+        out.par_chunks_mut(GRAIN).zip(x.par_chunks(GRAIN)).for_each(|(out, x)| element::gelu(out, x));
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (x_values, grad) = (values(x)?, values(grad)?);
         let mut dx = vec![0.0; x_values.len()];
-        gemm::gelu_backward(&mut dx, &x_values, &grad);
+        element::gelu_backward(&mut dx, &x_values, &grad);
         Ok(Some(cpu_tensor(dx, x)?))
     }
 }
@@ -148,7 +150,7 @@ impl CustomOp2 for SwiGlu {
         let mut out = vec![0.0; gate.len()];
         out.par_chunks_mut(GRAIN)
             .zip(gate.par_chunks(GRAIN).zip(up.par_chunks(GRAIN)))
-            .for_each(|(out, (gate, up))| gemm::swiglu(out, gate, up));
+            .for_each(|(out, (gate, up))| element::swiglu(out, gate, up));
         Ok((CpuStorage::F32(out), gate_layout.shape().clone()))
     }
 
@@ -165,7 +167,7 @@ impl CustomOp2 for SwiGlu {
             .par_chunks_mut(GRAIN)
             .zip(d_up.par_chunks_mut(GRAIN))
             .zip(gate_values.par_chunks(GRAIN).zip(up_values.par_chunks(GRAIN)).zip(grad.par_chunks(GRAIN)))
-            .for_each(|((d_gate, d_up), ((gate, up), grad))| gemm::swiglu_backward(d_gate, d_up, gate, up, grad));
+            .for_each(|((d_gate, d_up), ((gate, up), grad))| element::swiglu_backward(d_gate, d_up, gate, up, grad));
         Ok((Some(cpu_tensor(d_gate, gate)?), Some(cpu_tensor(d_up, up)?)))
     }
 }

@@ -2,8 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::gemm::{Mat, Threads, matmul};
 use super::{cpu_slice, cpu_tensor, is_fused, values};
+use e2llm_kernels::gemm::{Mat, Threads, matmul};
 
 /// `x · weightᵀ` with a weight that never gets a gradient. x `[tokens, in]`, weight `[out, in]`, of one dtype.
 pub fn frozen_linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {

@@ -4,8 +4,8 @@
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::gemm::{dot, softmax_row};
 use super::{composed, cpu_slice, cpu_tensor, is_fused, values};
+use e2llm_kernels::element::{dot, softmax_row};
 
 /// `Σ weightᵢ · −ln p(targetᵢ)` in nats. logits `[targets, vocabulary]`; the result is a scalar, f32.
 pub fn cross_entropy(logits: &Tensor, targets: &[u32], weights: &[f32]) -> Result<Tensor> {

@@ -10,7 +10,6 @@ mod attention;
 pub(crate) mod check;
 mod composed;
 mod fused;
-pub(crate) mod gemm;
 mod linear;
 mod loss;
 mod rope;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::gemm::{rope_head_halves, rope_head_neighbours};
 use super::{composed, cpu_slice, is_fused};
+use e2llm_kernels::element::{rope_head_halves, rope_head_neighbours};
 
 /// Which dimensions of a head rotate together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,20 @@ impl RopeTable {
             half: frequencies.len(),
             pairs,
         }
+    }
+
+    /// Rotates the heads of one row, one after the other in `row`, by a position.
+    ///
+    /// # Panics
+    /// When the table ends before the position.
+    pub fn rotate(&self, row: &mut [f32], position: usize, sign: f32) {
+        let at = position * self.half;
+        let (cos, sin) = (&self.cos[at..at + self.half], &self.sin[at..at + self.half]);
+        let rotate = match self.pairs {
+            RopePairs::Halves => rope_head_halves,
+            RopePairs::Neighbours => rope_head_neighbours,
+        };
+        row.chunks_exact_mut(2 * self.half).for_each(|head| rotate(head, cos, sin, sign));
     }
 
     /// Which dimensions rotate together.
@@ -103,17 +117,10 @@ impl CustomOp1 for Rotation {
         let (table, positions) = (&self.rope.table, &self.rope.positions);
         self.rope.check(tokens)?;
         let mut out = cpu_slice(x, layout)?.to_vec();
-        let rotate = match table.pairs {
-            RopePairs::Halves => rope_head_halves,
-            RopePairs::Neighbours => rope_head_neighbours,
-        };
-        out.par_chunks_mut(width).with_min_len(32).zip(positions.par_iter()).for_each(|(row, position)| {
-            let at = *position as usize * table.half;
-            let (cos, sin) = (&table.cos[at..at + table.half], &table.sin[at..at + table.half]);
-            for head in row.chunks_exact_mut(2 * table.half) {
-                rotate(head, cos, sin, self.sign);
-            }
-        });
+        out.par_chunks_mut(width)
+            .with_min_len(32)
+            .zip(positions.par_iter())
+            .for_each(|(row, position)| table.rotate(row, *position as usize, self.sign));
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 

@@ -8,12 +8,14 @@ use crate::error::Result;
 /// Decodes one token at a time and holds back bytes until they make complete UTF-8.
 ///
 /// What all `push` calls and `finish` return, joined, is [`TextTokenizer::decode`] of the ids.
+#[derive(Debug)]
 pub struct StreamDecoder {
     tokenizer: Arc<TextTokenizer>,
     held: Held,
 }
 
 /// What has been read and not given out yet.
+#[derive(Debug)]
 enum Held {
     /// Byte-level vocabularies: the bytes themselves, at most three.
     Bytes(Vec<u8>),

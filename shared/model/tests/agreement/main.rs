@@ -1,11 +1,13 @@
 //! Agreement with independent implementations: vectors, logits, continuations and gradients of `tests/golden`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod cpu;
 mod decoder;
 mod encoder;
 #[path = "../../../../tests/golden/golden.rs"]
 mod golden;
 mod gradients;
+mod prefixes;
 mod tiny;
 mod training;
 

@@ -1,116 +1,18 @@
-//! The one module of this crate with `unsafe`: calls of the `gemm` crate and of functions compiled for AVX2.
-//!
-//! Both are wrapped in safe functions that check every length first.
-#![allow(unsafe_code)]
-
-use gemm::Parallelism;
-
-/// A read-only matrix of f32 inside a slice.
-#[derive(Clone, Copy)]
-pub(crate) struct Mat<'a> {
-    data: &'a [f32],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
-}
-
-impl<'a> Mat<'a> {
-    /// Rows of `cols` values, `row_stride` apart.
-    ///
-    /// # Panics
-    /// When `data` is shorter than the matrix: a fault of the caller, checked because `gemm` would read past the end.
-    pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        check_len(data.len(), rows, cols, row_stride);
-        Self { data, rows, cols, row_stride, col_stride: 1 }
-    }
-
-    /// The same values, rows and columns exchanged.
-    pub(crate) fn t(self) -> Self {
-        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
-    }
-}
-
-fn check_len(len: usize, rows: usize, cols: usize, row_stride: usize) {
-    let needed = if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + cols };
-    assert!(len >= needed, "matrix of {rows} x {cols} needs {needed} values, the slice has {len}");
-}
-
-/// How many threads one product may use.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Threads {
-    One,
-    All,
-}
-
-/// `dst = scale · a · b`, or `dst += scale · a · b` when `accumulate`. `dst` is `[a.rows, b.cols]`, rows `dst_stride` apart.
-///
-/// # Panics
-/// When the shapes do not fit or `dst` is too short.
-pub(crate) fn matmul(
-    dst: &mut [f32],
-    dst_stride: usize,
-    a: Mat<'_>,
-    b: Mat<'_>,
-    scale: f32,
-    accumulate: bool,
-    threads: Threads,
-) {
-    assert_eq!(a.cols, b.rows, "inner dimensions of a matrix product differ");
-    check_len(dst.len(), a.rows, b.cols, dst_stride);
-    if a.rows == 0 || b.cols == 0 {
-        return;
-    }
-    let parallelism = match threads {
-        Threads::One => Parallelism::None,
-        Threads::All => Parallelism::Rayon(rayon::current_num_threads()),
-    };
-    // SAFETY: the lengths of all three slices were checked against shapes and strides above (`Mat` is only built
-    // by `new` and `t`), `dst` is exclusively borrowed, and f32 has no invalid values.
-    unsafe {
-        gemm::gemm(
-            a.rows,
-            b.cols,
-            a.cols,
-            dst.as_mut_ptr(),
-            1,
-            dst_stride as isize,
-            accumulate,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            if accumulate { 1.0 } else { 0.0 },
-            scale,
-            false,
-            false,
-            false,
-            parallelism,
-        );
-    }
-}
-
-/// Whether functions compiled for AVX2 and FMA may run here; looked up once by the standard library.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn has_avx2() -> bool {
-    std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
-}
+//! Norms, activations, softmax and rotation of rows, with their gradients; loops that the compiler vectorises.
 
 /// Defines a function whose body is compiled twice on x86-64, for AVX2 and for the baseline, and chosen at run time.
 macro_rules! vectorized {
     ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
-        pub(crate) fn $name($($arg: $ty),*) $(-> $ret)? {
+        pub fn $name($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             fn body($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2,fma")]
+                #[target_feature(enable = "avx2,fma,f16c")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                if has_avx2() {
+                if crate::simd::has_avx2() {
                     // SAFETY: the features the function was compiled for were just detected.
                     return unsafe { avx2($($arg),*) };
                 }
@@ -122,7 +24,7 @@ macro_rules! vectorized {
 
 /// e^x for finite or −∞ x, relative error below 2e-7; branch-free, so that loops over it vectorise.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     // ln 2 in two parts (Cody and Waite), so that x − n·ln 2 keeps its low bits.
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -266,9 +168,33 @@ vectorized! {
 }
 
 vectorized! {
+    /// In place: e^(x − max).
+    fn exp_minus(row: &mut [f32], max: f32) {
+        for x in row.iter_mut() { *x = exp(*x - max); }
+    }
+}
+
+vectorized! {
+    /// The largest value; −∞ of none.
+    fn max_of(row: &[f32]) -> f32 {
+        let (blocks, rest) = row.as_chunks::<8>();
+        let mut lanes = [f32::NEG_INFINITY; 8];
+        for block in blocks {
+            for (lane, x) in lanes.iter_mut().zip(block) { *lane = if *x > *lane { *x } else { *lane }; }
+        }
+        lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+vectorized! {
+    /// Σ xᵢ, in a fixed order.
+    fn sum_of(row: &[f32]) -> f32 { fold16(row, row, |a, _| a) }
+}
+
+vectorized! {
     /// In place: e^(x − max) / Σ; returns ln Σ + max. An empty row is left alone.
     fn softmax_row(row: &mut [f32]) -> f32 {
-        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let max = max_of(row);
         for x in row.iter_mut() { *x = exp(*x - max); }
         let sum = fold16(row, row, |a, _| a);
         let inverse = 1.0 / sum;
@@ -299,7 +225,7 @@ vectorized! {
 }
 
 /// [`rope_head_halves`] for weights whose pairs are neighbours (llama.cpp's permutation).
-pub(crate) fn rope_head_neighbours(head: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+pub fn rope_head_neighbours(head: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
     let (pairs, _) = head.as_chunks_mut::<2>();
     for ((pair, c), s) in pairs.iter_mut().zip(cos).zip(sin) {
         let [x, y] = *pair;
@@ -335,25 +261,6 @@ mod tests {
         for (a, b) in out.iter().zip(expected) {
             assert!((a - b).abs() < 2e-6, "{a} {b}");
         }
-    }
-
-    #[test]
-    fn matmul_takes_strides_and_transposes() {
-        let (a, b) = (values(12, 0.1), values(12, 0.7));
-        let mut dst = vec![1.0; 9];
-        matmul(&mut dst, 3, Mat::new(&a, 3, 4, 4), Mat::new(&b, 3, 4, 4).t(), 2.0, true, Threads::One);
-        for i in 0..3 {
-            for j in 0..3 {
-                let plain: f32 = (0..4).map(|k| a[i * 4 + k] * b[j * 4 + k]).sum();
-                assert!((dst[i * 3 + j] - (1.0 + 2.0 * plain)).abs() < 1e-4);
-            }
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "needs 12 values")]
-    fn a_matrix_longer_than_its_slice_is_refused() {
-        Mat::new(&[0.0; 11], 3, 4, 4);
     }
 
     #[test]

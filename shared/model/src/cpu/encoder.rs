@@ -1,0 +1,201 @@
+//! BERT layers on 16-bit weights: every thread takes whole chunks through all layers.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use e2llm_kernels::element::{gelu, layer_norm_row, softmax_row};
+use e2llm_kernels::gemm::{Mat, Threads, matmul};
+use e2llm_kernels::{Into, Linear, Matrix, Pool, Rows, Scratch};
+use rayon::prelude::*;
+
+use super::pack::{kernel, matrix, values};
+use crate::decoder;
+use crate::encoder::{Layer, Norm, TextEncoder, TokenStates};
+use crate::error::Result;
+
+/// Tokens that one thread takes through the layers at once: enough for the products, few enough for its cache.
+const GROUP_TOKENS: usize = 256;
+
+/// An encoder for inference on the CPU; a clone shares the weights.
+#[derive(Debug, Clone)]
+pub struct CpuEncoder {
+    encoder: TextEncoder,
+    layers: Arc<Vec<CpuLayer>>,
+}
+
+#[derive(Debug)]
+struct CpuLayer {
+    qkv: Linear,
+    output: Linear,
+    attention_norm: CpuNorm,
+    up: Linear,
+    down: Linear,
+    ffn_norm: CpuNorm,
+}
+
+#[derive(Debug)]
+struct CpuNorm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    eps: f32,
+}
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Work {
+    rows: Rows,
+    wide: Vec<f32>,
+    mixed: Vec<f32>,
+    normed: Vec<f32>,
+    scores: Vec<f32>,
+    scratch: Scratch,
+}
+
+impl CpuEncoder {
+    /// Packs the layers' weights; LoRA has to be merged into them.
+    ///
+    /// # Errors
+    /// [`crate::ModelError::Config`] for LoRA beside the weights.
+    pub fn new(encoder: &TextEncoder) -> Result<Self> {
+        let layers = encoder.layers.iter().map(CpuLayer::new).collect::<Result<_>>()?;
+        Ok(Self { encoder: encoder.clone(), layers: Arc::new(layers) })
+    }
+
+    /// As [`TextEncoder::states`].
+    ///
+    /// # Errors
+    /// As [`TextEncoder::states`].
+    pub fn states(&self, sequences: &[Vec<u32>]) -> Result<TokenStates> {
+        let first = self.encoder.embed(sequences)?;
+        let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
+        let width = self.encoder.width();
+        let mut last = values(&first)?;
+        let mut groups = Vec::new();
+        let mut rest = last.as_mut_slice();
+        for lengths in groups_of(&lengths) {
+            let (own, later) = rest.split_at_mut(lengths.iter().sum::<usize>() * width);
+            groups.push((own, lengths));
+            rest = later;
+        }
+        groups.into_par_iter().for_each_init(Work::default, |work, (x, lengths)| {
+            for layer in self.layers.iter() {
+                layer.forward(x, lengths, &self.encoder, work);
+            }
+        });
+        let last = Tensor::from_vec(last, first.shape(), first.device())?;
+        Ok(TokenStates { first, last, lengths })
+    }
+}
+
+/// Consecutive sequences of about [`GROUP_TOKENS`] tokens together.
+fn groups_of(lengths: &[usize]) -> Vec<&[usize]> {
+    let mut groups = Vec::new();
+    let mut start = 0;
+    let mut tokens = 0;
+    for (index, length) in lengths.iter().enumerate() {
+        if tokens > 0 && tokens + length > GROUP_TOKENS {
+            groups.push(&lengths[start..index]);
+            (start, tokens) = (index, 0);
+        }
+        tokens += length;
+    }
+    groups.push(&lengths[start..]);
+    groups
+}
+
+impl CpuLayer {
+    fn new(layer: &Layer) -> Result<Self> {
+        Ok(Self {
+            qkv: linear(&layer.qkv)?,
+            output: linear(&layer.output)?,
+            attention_norm: CpuNorm::new(&layer.attention_norm)?,
+            up: linear(&layer.up)?,
+            down: linear(&layer.down)?,
+            ffn_norm: CpuNorm::new(&layer.ffn_norm)?,
+        })
+    }
+
+    fn forward(&self, x: &mut [f32], lengths: &[usize], encoder: &TextEncoder, work: &mut Work) {
+        // Threads take groups, not parts of products.
+        let pool = Pool::single();
+        let count = x.len() / encoder.width();
+        let multiply = |linear: &Linear, from: &[f32], to: &mut [f32], into: Into, work: &mut (Rows, Scratch)| {
+            work.0.shape_for(linear.weight(), count);
+            work.0.fill(pool, from, |from, to| to.copy_from_slice(from));
+            linear.forward(pool, &work.0, to, into, &mut work.1);
+        };
+        let mut buffers = (std::mem::take(&mut work.rows), std::mem::take(&mut work.scratch));
+        work.wide.resize(count * self.qkv.weight().rows(), 0.0);
+        multiply(&self.qkv, x, &mut work.wide, Into::Replace, &mut buffers);
+        attend(lengths, encoder, work);
+        multiply(&self.output, &work.mixed, x, Into::Add, &mut buffers);
+        self.attention_norm.apply(x, &mut work.normed);
+        work.wide.resize(count * self.up.weight().rows(), 0.0);
+        multiply(&self.up, x, &mut work.wide, Into::Replace, &mut buffers);
+        buffers.0.shape_for(self.down.weight(), count);
+        buffers.0.fill(pool, &work.wide, |from, to| activate(encoder.activation(), from, to));
+        self.down.forward(pool, &buffers.0, x, Into::Add, &mut buffers.1);
+        self.ffn_norm.apply(x, &mut work.normed);
+        (work.rows, work.scratch) = buffers;
+    }
+}
+
+fn activate(activation: &str, from: &[f32], to: &mut [f32]) {
+    match activation {
+        "relu" => to.iter_mut().zip(from).for_each(|(to, x)| *to = x.max(0.0)),
+        "gelu_new" => to.iter_mut().zip(from).for_each(|(to, x)| *to = tanh_gelu(*x)),
+        _ => gelu(to, from),
+    }
+}
+
+fn tanh_gelu(x: f32) -> f32 {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    0.5 * x * (1.0 + (SQRT_2_OVER_PI * x * (1.0 + 0.044_715 * x * x)).tanh())
+}
+
+/// Every head of every sequence by itself, from the projections in `work.wide` to `work.mixed`.
+fn attend(lengths: &[usize], encoder: &TextEncoder, work: &mut Work) {
+    let (width, heads) = (encoder.width(), encoder.heads());
+    let head = width / heads;
+    let scale = 1.0 / (head as f32).sqrt();
+    let Work { wide, mixed, scores, .. } = work;
+    mixed.resize(wide.len() / 3, 0.0);
+    let mut start = 0;
+    for &length in lengths {
+        scores.resize(length * length, 0.0);
+        for at in (0..width).step_by(head) {
+            let part =
+                |index: usize| Mat::new(&wide[start * 3 * width + index * width + at..], length, head, 3 * width);
+            matmul(scores, length, part(0), part(1).t(), scale, false, Threads::One);
+            scores.chunks_exact_mut(length).for_each(|row| {
+                softmax_row(row);
+            });
+            let out = &mut mixed[start * width + at..];
+            matmul(out, width, Mat::new(scores, length, length, length), part(2), 1.0, false, Threads::One);
+        }
+        start += length;
+    }
+}
+
+impl CpuNorm {
+    fn new(norm: &Norm) -> Result<Self> {
+        Ok(Self { weight: values(&norm.weight)?, bias: values(&norm.bias)?, eps: norm.eps })
+    }
+
+    fn apply(&self, x: &mut [f32], normed: &mut Vec<f32>) {
+        normed.resize(self.weight.len(), 0.0);
+        for row in x.chunks_exact_mut(self.weight.len()) {
+            layer_norm_row(normed, row, &self.weight, &self.bias, self.eps);
+            row.copy_from_slice(normed);
+        }
+    }
+}
+
+fn linear(linear: &decoder::Linear) -> Result<Linear> {
+    if linear.lora.is_some() {
+        return Err(kernel("LoRA beside the encoder's weights: merge it first".to_owned()));
+    }
+    let weight: Matrix = matrix(&linear.weight)?;
+    let bias = linear.bias.as_ref().map(values).transpose()?;
+    Linear::new(weight, bias.unwrap_or_default()).map_err(kernel)
+}
