@@ -12,13 +12,14 @@ use crate::{licences, rules};
 type Step = (&'static str, fn() -> Result<()>);
 
 /// Cheap steps first; the tests last, by the same command that the README names.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("rules", rules::check),
     ("format", format),
     ("licences", licences::check),
     ("advisories", advisories),
     ("clippy", clippy),
     ("doc", doc),
+    ("instructions", instructions),
     ("test", test),
 ];
 
@@ -62,6 +63,10 @@ fn advisories() -> Result<()> {
         return Ok(());
     }
     run::run(cargo().args(["deny", "--locked", "check", "advisories"]))
+}
+
+fn instructions() -> Result<()> {
+    run::run(cargo().args(["xtask", "instructions"]))
 }
 
 fn test() -> Result<()> {

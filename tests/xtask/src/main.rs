@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 mod ci;
 mod faults;
+mod instructions;
 mod licences;
 mod metadata;
 mod proto;
@@ -34,6 +35,8 @@ enum Verb {
     Faults(faults::FaultsArgs),
     /// Everything that must pass before a change lands
     Ci,
+    /// Instruction counts of the kernels against the committed ones
+    Instructions(instructions::InstructionsArgs),
     /// House rules: file length, no ignored tests, dependency direction, protos
     Rules,
     /// Licences and sources of every dependency against deny.toml
@@ -56,6 +59,7 @@ fn run_verb(verb: Verb) -> Result<()> {
         Verb::Test(args) => test::run(&args),
         Verb::Faults(args) => faults::run(&args),
         Verb::Ci => ci::run(),
+        Verb::Instructions(args) => instructions::run(&args),
         Verb::Rules => rules::check(),
         Verb::Licences => licences::check(),
     }
