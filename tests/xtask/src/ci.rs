@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::run::{self, cargo, succeeds};
-use crate::{licences, rules};
+use crate::{licences, memcheck, rules};
 
 /// A name for the summary, and what to do.
 type Step = (&'static str, fn() -> Result<()>);
 
 /// Cheap steps first; the tests last, by the same command that the README names.
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("rules", rules::check),
     ("format", format),
     ("licences", licences::check),
@@ -20,6 +20,7 @@ const STEPS: [Step; 8] = [
     ("clippy", clippy),
     ("doc", doc),
     ("instructions", instructions),
+    ("memcheck", memcheck::run),
     ("test", test),
 ];
 

@@ -13,6 +13,7 @@ mod ci;
 mod faults;
 mod instructions;
 mod licences;
+mod memcheck;
 mod metadata;
 mod proto;
 mod rules;
@@ -37,6 +38,8 @@ enum Verb {
     Ci,
     /// Instruction counts of the kernels against the committed ones
     Instructions(instructions::InstructionsArgs),
+    /// Tests of the kernels under valgrind's memcheck
+    Memcheck,
     /// House rules: file length, no ignored tests, dependency direction, protos
     Rules,
     /// Licences and sources of every dependency against deny.toml
@@ -60,6 +63,7 @@ fn run_verb(verb: Verb) -> Result<()> {
         Verb::Faults(args) => faults::run(&args),
         Verb::Ci => ci::run(),
         Verb::Instructions(args) => instructions::run(&args),
+        Verb::Memcheck => memcheck::run(),
         Verb::Rules => rules::check(),
         Verb::Licences => licences::check(),
     }
