@@ -77,6 +77,10 @@ impl Contestant {
             work if work.starts_with("decode-") => {
                 loaded(decoding, || decoding::Decoding::load(options))?.decode(request)?
             }
+            // The same with the bundle's LoRA beside the weights: what that costs.
+            work if work.starts_with("lora-decode-") => {
+                loaded(questions, || questions::Questions::load(options))?.decoding.decode(request)?
+            }
             work if work.starts_with("first-question-") => {
                 loaded(questions, || questions::Questions::load(options))?.first(request)?
             }

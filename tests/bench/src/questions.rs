@@ -17,7 +17,7 @@ use crate::{Answer, Options, Request, inputs, timed};
 
 pub(crate) struct Questions {
     encoder: DocumentEncoder,
-    decoding: Decoding,
+    pub(crate) decoding: Decoding,
     tokenizer: TextTokenizer,
     frame: Frame,
     cache: PathBuf,
@@ -104,7 +104,7 @@ impl Questions {
         let question = &asked.questions.first().context("no questions")?.text;
         let d = self.encoder.d_model();
         let (seconds, (positions, left_out)) = timed(|| {
-            // The question's vector chooses the chunks that are kept where not all fit.
+            // The service chooses by this vector which chunks are kept where not all fit; here the first ones are, as many.
             self.encoder.embed(question)?;
             let mut soft = Self::fetch(&path)?;
             let stored = soft.len() / d;
