@@ -14,6 +14,8 @@ WINDOW = 8192
 # Left of the window for what is written after a question; only its first token is.
 ROOM = 16
 SUMMARY_TOKENS = 64
+# Of one text that is summarised; the longest RFC has 1.4 MB.
+MOST_BYTES = 2_000_000
 QUESTION = "Answer the question using the text above.\n\nQuestion: {}"
 QUESTIONS = ["What is the text about?", "Which problem does the author want to solve, and how?"]
 SUMMARIZE = "Summarize the text above in a few sentences."
@@ -112,6 +114,7 @@ def summaries(prompts, documents, arguments):
     chosen, rounds = documents[:count], min(arguments.rounds, count)
     parts = [[text[:6000] for text in chosen[:8]]] + [chosen[part::rounds] for part in range(rounds)]
     for part, of_part in enumerate(parts):
+        of_part = [text[: MOST_BYTES // arguments.shrink] for text in of_part]
         cut = [{"text": text, "ids": prompts.about(text, SUMMARIZE, WINDOW - SUMMARY_TOKENS)} for text in of_part]
         yield f"summarize-{part}", {"request": SUMMARIZE, "documents": cut, "tokens": SUMMARY_TOKENS}
 
@@ -123,14 +126,16 @@ def works(arguments):
     draw.shuffle(documents)
     prompts = Prompts(arguments.decoder)
     tokenizer = Tokenizer.from_file(os.path.join(arguments.encoder, "tokenizer.json"))
-    yield "encode-512", {"chunks": encoder_chunks(tokenizer, documents, [128] * 512)}
-    yield "encode-mixed", {"chunks": encoder_chunks(tokenizer, documents, [draw.randint(16, 256) for _ in range(512)])}
+    part = arguments.shrink
+    yield "encode-512", {"chunks": encoder_chunks(tokenizer, documents, [128] * (512 // part))}
+    mixed = [draw.randint(16, 256) for _ in range(512 // part)]
+    yield "encode-mixed", {"chunks": encoder_chunks(tokenizer, documents, mixed)}
     long = prompts.ids(long_text(documents, 200_000)[:200_000])
-    yield "prefill-1024", {"ids": long[:1024]}
-    yield "decode-short", {"prompts": [long[:32]], "tokens": 128}
-    yield "decode-1024", {"prompts": [long[:1024]], "tokens": 64}
-    yield "decode-16", {"prompts": [long[32 * slot : 32 * (slot + 1)] for slot in range(16)], "tokens": 64}
-    for name, tokens in ("question-6k", 6_000), ("question-60k", 60_000):
+    yield "prefill-1024", {"ids": long[: 1024 // part]}
+    yield "decode-short", {"prompts": [long[:32]], "tokens": 128 // part}
+    yield "decode-1024", {"prompts": [long[: 1024 // part]], "tokens": 64 // part}
+    yield "decode-16", {"prompts": [long[32 * slot : 32 * (slot + 1)] for slot in range(16)], "tokens": 64 // part}
+    for name, tokens in ("question-6k", 6_000 // part), ("question-60k", 60_000 // part):
         text = prompts.cut(long_text(documents, 8 * tokens)[: 12 * tokens], tokens)
         questions = [{"text": asked, "ids": prompts.about(text, asked, WINDOW - ROOM)} for asked in QUESTIONS]
         yield name, {"document": text, "questions": questions}
@@ -144,6 +149,7 @@ def main():
     parser.add_argument("--corpus", required=True, help='JSON Lines of {"id","text"}, or a directory of .txt files')
     parser.add_argument("--documents", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--shrink", type=int, default=1, help="sizes are divided by this, up to 32")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", required=True, help="directory")
     arguments = parser.parse_args()

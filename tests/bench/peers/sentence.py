@@ -30,7 +30,7 @@ class Encoder:
         transformer = Transformer(options.encoder)
         pooling = Pooling(transformer.get_embedding_dimension())
         self.model = WithIds(modules=[transformer, pooling, Normalize()], device="cpu")
-        self.fastest = peer.Fastest(SETTINGS)
+        self.fastest = peer.Fastest(SETTINGS, attempts=1)
 
     def encode(self, request):
         chunks = peer.inputs(request)["chunks"]

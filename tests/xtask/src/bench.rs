@@ -69,6 +69,9 @@ pub(crate) struct PeersArgs {
     /// Documents to summarise, a part of them in each round
     #[arg(long, value_name = "N", default_value_t = 100)]
     documents: u32,
+    /// Divide the sizes of all inputs by this, to see that everything runs: the figures mean nothing then
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=32))]
+    shrink: u32,
     /// Longest time for one answer, in minutes
     #[arg(long, value_name = "MINUTES", default_value_t = 120)]
     timeout: u64,
@@ -85,6 +88,9 @@ pub(crate) fn run(Bench::Peers(args): &Bench) -> Result<()> {
         bail!("no peer is called `{unknown}`: --peers takes {}", PEERS.map(|(peer, _)| peer).join(", "));
     }
     let prepared = prepare::prepare(args)?;
+    if args.shrink > 1 {
+        eprintln!("inputs are {} times smaller than their names say: figures mean nothing", args.shrink);
+    }
     let mut field = Field { args, prepared, running: BTreeMap::new() };
     let mut rows = Vec::new();
     for (number, work) in works.iter().enumerate() {

@@ -88,7 +88,8 @@ fn inputs(prepared: &Prepared, corpus: &Path, args: &PeersArgs) -> Result<()> {
     let mut make = Command::new(&prepared.python);
     make.arg("tests/bench/peers/inputs.py").arg("--encoder").arg(&prepared.encoder);
     make.arg("--decoder").arg(&prepared.decoder).arg("--corpus").arg(corpus).arg("--output").arg(&prepared.inputs);
-    make.args(["--documents", &args.documents.to_string(), "--rounds", &args.rounds.to_string()]);
+    let sizes = [("--documents", args.documents), ("--rounds", args.rounds), ("--shrink", args.shrink)];
+    make.args(sizes.iter().flat_map(|(name, size)| [(*name).to_owned(), size.to_string()]));
     run::run(&mut make)
 }
 
