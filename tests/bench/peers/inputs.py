@@ -15,7 +15,7 @@ WINDOW = 8192
 ROOM = 16
 SUMMARY_TOKENS = 64
 # Of one text that is summarised; the longest RFC has 1.4 MB.
-MOST_BYTES = 2_000_000
+MOST_CHARACTERS = 2_000_000
 QUESTION = "Answer the question using the text above.\n\nQuestion: {}"
 QUESTIONS = ["What is the text about?", "Which problem does the author want to solve, and how?"]
 SUMMARIZE = "Summarize the text above in a few sentences."
@@ -112,9 +112,9 @@ def summaries(prompts, documents, arguments):
     if count < arguments.documents:
         print(f"summaries: {count} documents are there, {arguments.documents} were asked for", file=sys.stderr)
     chosen, rounds = documents[:count], min(arguments.rounds, count)
-    parts = [[text[:6000] for text in chosen[:8]]] + [chosen[part::rounds] for part in range(rounds)]
+    parts = [[text[: 6000 // arguments.shrink] for text in chosen[:8]]] + [chosen[part::rounds] for part in range(rounds)]
     for part, of_part in enumerate(parts):
-        of_part = [text[: MOST_BYTES // arguments.shrink] for text in of_part]
+        of_part = [text[: MOST_CHARACTERS // arguments.shrink] for text in of_part]
         cut = [{"text": text, "ids": prompts.about(text, SUMMARIZE, WINDOW - SUMMARY_TOKENS)} for text in of_part]
         yield f"summarize-{part}", {"request": SUMMARIZE, "documents": cut, "tokens": SUMMARY_TOKENS}
 
