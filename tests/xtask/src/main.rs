@@ -1,6 +1,6 @@
 //! The repository's chores: `cargo xtask <verb>`.
 //!
-//! `test` installs what the tests need and runs them all; `faults` is the long form of its fault tests; `ci` is what must pass before a change lands; `rules` and
+//! `test` installs what the tests need and runs them all; `faults` is the long form of its fault tests; `bench` measures us beside other systems; `ci` is what must pass before a change lands; `rules` and
 //! `licences` are two of its steps that are quick to run alone. Each step is printed before it runs, so that it can be
 //! repeated by hand.
 
@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod ci;
 mod faults;
 mod instructions;
@@ -34,6 +35,9 @@ enum Verb {
     Test(test::TestArgs),
     /// Jobs on real processes, each with a fault chosen by its seed; one line per run
     Faults(faults::FaultsArgs),
+    /// Our speed beside that of other systems
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Everything that must pass before a change lands
     Ci,
     /// Instruction counts of the kernels against the committed ones
@@ -61,6 +65,7 @@ fn run_verb(verb: Verb) -> Result<()> {
     match verb {
         Verb::Test(args) => test::run(&args),
         Verb::Faults(args) => faults::run(&args),
+        Verb::Bench(bench) => bench::run(&bench),
         Verb::Ci => ci::run(),
         Verb::Instructions(args) => instructions::run(&args),
         Verb::Memcheck => memcheck::run(),

@@ -42,7 +42,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
 pub(crate) fn prepare(offline: bool) -> Result<PathBuf> {
     let python = root().join("target/test-python");
     if !offline {
-        install_python(&python)?;
+        install_python(&python, REQUIREMENTS)?;
     }
     build()?;
     if !offline {
@@ -64,30 +64,34 @@ fn fetch_weights() -> Result<()> {
 
 /// A program of this workspace, as the test build leaves it.
 pub(crate) fn binary(name: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("debug").join(name)
+    target().join("debug").join(name)
+}
+
+/// Where cargo builds.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 fn has_nextest() -> bool {
     succeeds(cargo().args(["nextest", "--version"]))
 }
 
-/// A virtual environment with `tests/requirements.txt`, made anew when that file changes.
-fn install_python(directory: &Path) -> Result<()> {
-    let wanted = fs::read_to_string(REQUIREMENTS).context(REQUIREMENTS)?;
+/// A virtual environment with the packages of a requirements file, made anew when that file changes.
+pub(crate) fn install_python(directory: &Path, requirements: &str) -> Result<()> {
+    let wanted = fs::read_to_string(requirements).with_context(|| requirements.to_owned())?;
     let stamp = directory.join("installed.txt");
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(());
     }
     if !succeeds(Command::new("python3").args(["-m", "pip", "--version"])) {
-        bail!("python3 with pip is needed for the storage tests: install python3-pip (or use --offline without them)");
+        bail!("python3 with pip is needed for {requirements}: install python3-pip (or use --offline without them)");
     }
     // Without its own pip: Debian's python3 has no ensurepip, and the pip at hand can install into another interpreter.
     run::run(Command::new("python3").args(["-m", "venv", "--clear", "--without-pip"]).arg(directory))?;
     let interpreter = directory.join("bin/python");
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "--disable-pip-version-check", "--python"]).arg(interpreter);
-    run::run(pip.args(["install", "--quiet", "--requirement", REQUIREMENTS]))?;
+    run::run(pip.args(["install", "--quiet", "--requirement", requirements]))?;
     fs::write(&stamp, wanted).with_context(|| stamp.display().to_string())
 }
 
