@@ -13,6 +13,7 @@ use e2llm_model::{Defaults, ModelError, prompt};
 use e2llm_runtime::failpoint::reach;
 use e2llm_runtime::{RetryPolicy, retry};
 use e2llm_store::ReadCache;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::transport::Channel;
 use tracing::warn;
 
@@ -26,6 +27,9 @@ use crate::summarizing::Writing;
 /// Most documents of one question.
 const MAX_DOCUMENTS: usize = 100;
 
+/// Prompts of bulk jobs that are laid out at a time: those of the batch, and some to follow them.
+const BULK_PROMPTS: usize = 16;
+
 /// Answers questions and writes summaries from stored documents. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Answering {
@@ -35,6 +39,7 @@ pub struct Answering {
     store: ReadCache,
     index: IndexClient<Channel>,
     encoder: EncoderClient<Channel>,
+    bulk_prompts: Arc<Semaphore>,
 }
 
 /// What is wanted from the documents.
@@ -103,7 +108,16 @@ impl Answering {
         index: IndexClient<Channel>,
         encoder: EncoderClient<Channel>,
     ) -> Self {
-        Self { engine, fingerprint: fingerprint.into(), defaults: Arc::new(defaults), store, index, encoder }
+        let (fingerprint, defaults) = (fingerprint.into(), Arc::new(defaults));
+        Self {
+            engine,
+            fingerprint,
+            defaults,
+            store,
+            index,
+            encoder,
+            bulk_prompts: Arc::new(Semaphore::new(BULK_PROMPTS)),
+        }
     }
 
     /// The bundle's fingerprint.
@@ -122,6 +136,7 @@ impl Answering {
         let writing = Writing { instruction, options, priority: request.priority, begun };
         let mut usage = match &request.task {
             Task::Ask(question) | Task::Follow { question, .. } => {
+                let _room = self.room(request.priority).await;
                 let layout = self.lay_out_for(&material, question).await?;
                 self.write(layout, writing, emit).await?
             }
@@ -130,6 +145,15 @@ impl Answering {
         usage.total_us = micros(begun);
         let sources = material.documents.into_iter().map(|document| Source::of(document.record)).collect();
         Ok(Answered { usage, sources })
+    }
+
+    /// Waits until one more prompt of this priority may be laid out. Those of bulk jobs that wait for a place in the batch are few, for
+    /// a prompt takes megabytes; interactive ones are refused by the engine when they are too many.
+    pub(crate) async fn room(&self, priority: Priority) -> Option<SemaphorePermit<'_>> {
+        match priority {
+            Priority::Bulk => self.bulk_prompts.acquire().await.ok(),
+            Priority::Interactive => None,
+        }
     }
 
     /// The index that the records come from.

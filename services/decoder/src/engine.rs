@@ -15,7 +15,7 @@ use crate::error::DecodeError;
 const MAX_WAITING: usize = 64;
 /// Answers written in one batch.
 const MAX_RUNNING: usize = 16;
-/// Of these, answers of bulk jobs: a question finds a place at once.
+/// Of these, answers of bulk jobs: four places are for questions alone.
 const MAX_BULK: usize = 12;
 /// Positions of running answers after which no bulk answer begins: some 750 MB of keys and values of the default decoder.
 const MAX_POSITIONS: usize = 32_768;
@@ -69,10 +69,20 @@ enum Work {
     Write(Box<Order>),
 }
 
+impl Work {
+    /// Whether someone still waits for it; of a call that is known when its turn comes.
+    fn is_wanted(&self) -> bool {
+        match self {
+            Work::Call(_) => true,
+            Work::Write(order) => !order.reply.is_closed(),
+        }
+    }
+}
+
 /// One thread that owns the decoder and writes all answers in one batch, a step at a time (continuous batching): a new answer joins at
 /// the next step, a finished or abandoned one leaves its place at once, and long prompts are read in parts beside the writing.
 ///
-/// Questions go before bulk work: they are read first and always find a place; bulk answers go on in the same batch.
+/// Questions go before bulk work: they are read first and have places that bulk answers never take; those go on in the same batch.
 #[derive(Clone)]
 pub struct Engine {
     queue: Arc<Queue>,
@@ -111,17 +121,19 @@ impl Waiting {
     /// What begins now beside `load`: one thing, so that its size counts for the next.
     fn next(&mut self, load: Load) -> Option<Work> {
         let free = load.interactive + load.bulk < MAX_RUNNING;
-        if let Some(work) = take(&mut self.interactive, free) {
+        if let Some(work) = take(&mut self.interactive, free, true) {
             return Some(work);
         }
-        take(&mut self.bulk, free && load.bulk < MAX_BULK && (load.bulk == 0 || load.positions < MAX_POSITIONS))
+        let fits = load.bulk < MAX_BULK && (load.bulk == 0 || load.positions < MAX_POSITIONS);
+        // The batch stands still during a call: none of a bulk job's while someone waits for words.
+        take(&mut self.bulk, free && fits, load.interactive == 0)
     }
 }
 
 /// The first in line; calls need no place in the batch.
-fn take(line: &mut VecDeque<Work>, has_place: bool) -> Option<Work> {
+fn take(line: &mut VecDeque<Work>, has_place: bool, may_call: bool) -> Option<Work> {
     match line.front() {
-        Some(Work::Call(_)) => line.pop_front(),
+        Some(Work::Call(_)) if may_call => line.pop_front(),
         Some(Work::Write(_)) if has_place => line.pop_front(),
         _ => None,
     }
@@ -165,11 +177,18 @@ fn serve(queue: &Queue, generator: &Generator) {
     loop {
         loop {
             match queue.next(load(&running)) {
-                Ok(Some(Work::Call(call))) => guarded(|| call(generator)).unwrap_or_default(),
+                Ok(Some(Work::Call(call))) => {
+                    guarded(|| call(generator)).unwrap_or_default();
+                    // One between two steps of the batch.
+                    break;
+                }
                 Ok(Some(Work::Write(order))) => running.extend(guarded(|| Running::begin(*order, generator)).flatten()),
                 Ok(None) => break,
                 Err(()) => return,
             }
+        }
+        if running.is_empty() {
+            continue;
         }
         running.sort_by_key(|running| running.priority() == Priority::Bulk);
         let prompt_rows = prompt_rows(&running);
@@ -187,7 +206,7 @@ fn prompt_rows(running: &[Running]) -> usize {
 
 fn load(running: &[Running]) -> Load {
     let bulk = running.iter().filter(|r| r.priority() == Priority::Bulk).count();
-    let positions = running.iter().map(Running::positions).sum();
+    let positions = running.iter().map(Running::capacity).sum();
     Load { interactive: running.len() - bulk, bulk, positions }
 }
 
@@ -239,6 +258,7 @@ impl Engine {
     fn push(&self, priority: Priority, work: Work) -> Result<(), DecodeError> {
         {
             let mut waiting = self.queue.lock();
+            waiting.interactive.retain(Work::is_wanted);
             let count = waiting.interactive.len();
             match priority {
                 Priority::Interactive if count >= MAX_WAITING => {
@@ -257,6 +277,7 @@ impl Engine {
 mod tests {
     use super::*;
 
+    /// The receiver's end is gone, which nothing here looks at.
     fn order(priority: Priority, name: &str) -> Work {
         let options = Options { max_tokens: 1, sampler: Default::default(), stop: Vec::new() };
         let prompt = Prompt { pieces: Vec::new(), instruction: name.to_owned(), options };
@@ -293,6 +314,14 @@ mod tests {
         let long = Load { interactive: 0, bulk: 1, positions: MAX_POSITIONS };
         assert_eq!(name(waiting.next(long)), None, "memory is bounded");
         assert_eq!(name(waiting.next(Load { bulk: 0, ..long })).as_deref(), Some("row"), "but one row always goes on");
+    }
+
+    #[test]
+    fn a_bulk_call_waits_until_no_question_is_answered() {
+        let mut waiting = Waiting::default();
+        waiting.bulk.push_back(Work::Call(Box::new(|_| ())));
+        assert_eq!(name(waiting.next(Load { interactive: 1, bulk: 0, positions: 9 })), None);
+        assert_eq!(name(waiting.next(Load { interactive: 0, bulk: 1, positions: 9 })).as_deref(), Some("call"));
     }
 
     #[test]

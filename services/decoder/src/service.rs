@@ -37,7 +37,12 @@ impl DecoderService {
             let emit: Emit = Box::new(move |text| {
                 texts.send(Ok(GenerateEvent { event: Some(Event::Text(text.to_owned())) })).is_ok()
             });
-            let last = match answering.answer(&request, emit).await {
+            let answered = tokio::select! {
+                answered = answering.answer(&request, emit) => answered,
+                // Dropping the answer gives its place in the batch up, also while its prompt is still read.
+                () = sender.closed() => return,
+            };
+            let last = match answered {
                 Ok(answered) => Ok(GenerateEvent { event: Some(Event::Finished(answered.usage)) }),
                 Err(error) => {
                     warn!(%error, "answer failed");

@@ -20,8 +20,9 @@ pub(crate) struct Writing {
     pub(crate) begun: Instant,
 }
 
-/// Windows of one document that are summarised in one batch.
+/// Windows of one document that are summarised in one batch: for a bulk job, and where the places of other questions would be taken.
 const AT_ONCE: usize = 8;
+const AT_ONCE_INTERACTIVE: usize = 2;
 /// Partial summaries merged in one step when all of them do not fit a window.
 const MERGED_AT_ONCE: usize = 4;
 
@@ -35,6 +36,7 @@ impl Answering {
     ) -> Result<Usage, DecodeError> {
         let windows = windows(material);
         if let [window] = windows.as_slice() {
+            let _room = self.room(writing.priority).await;
             let layout = material.lay_out(window, Purpose::Summary, self.tokenizer())?;
             return self.write(layout, writing, emit).await;
         }
@@ -63,7 +65,8 @@ impl Answering {
         writing: &Writing,
     ) -> Result<(Usage, Vec<String>), DecodeError> {
         let each: Vec<_> = windows.iter().map(|window| self.collect_window(material, window, writing)).collect();
-        let mut written = stream::iter(each).buffered(AT_ONCE);
+        let at_once = if writing.priority == Priority::Bulk { AT_ONCE } else { AT_ONCE_INTERACTIVE };
+        let mut written = stream::iter(each).buffered(at_once);
         let (mut total, mut partials) = (Usage::default(), Vec::with_capacity(windows.len()));
         while let Some((usage, text)) = written.try_next().await? {
             add(&mut total, usage);
@@ -78,6 +81,7 @@ impl Answering {
         window: &[Chunk],
         writing: &Writing,
     ) -> Result<(Usage, String), DecodeError> {
+        let _room = self.room(writing.priority).await;
         let layout = material.lay_out(window, Purpose::Summary, self.tokenizer())?;
         self.collect(layout, writing.clone()).await
     }

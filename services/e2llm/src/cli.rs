@@ -224,11 +224,12 @@ pub(crate) struct CacheArgs {
     pub(crate) prefix_cache: ByteSize,
 }
 
+/// Of a single command: the files are a server's.
 impl Default for CacheArgs {
     fn default() -> Self {
         Self {
             document_cache: ByteSize::mib(256),
-            disk_cache: ByteSize::gib(4),
+            disk_cache: ByteSize::b(0),
             prefix_cache: ByteSize::b(e2llm_model::generate::PREFIX_BYTES),
         }
     }

@@ -78,7 +78,8 @@ impl Heads {
     pub fn attend(&self, pool: &Pool, sequences: &[Sequence<'_>], queries: &[f32], out: &mut [f32]) {
         let row_width = self.queries * self.width;
         let rows: usize = sequences.iter().map(|sequence| sequence.rows).sum();
-        assert!(queries.len() == rows * row_width && out.len() == queries.len(), "queries of {rows} rows");
+        let fit = rows.checked_mul(row_width) == Some(queries.len()) && out.len() == queries.len();
+        assert!(fit, "queries of {rows} rows");
         let tasks = self.tasks(sequences);
         let shared = SharedMut::new(out);
         let group = self.queries / self.keys * self.width;

@@ -29,8 +29,9 @@ impl<'a> Mat<'a> {
 }
 
 fn check_len(len: usize, rows: usize, cols: usize, row_stride: usize) {
-    let needed = if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + cols };
-    assert!(len >= needed, "matrix of {rows} x {cols} needs {needed} values, the slice has {len}");
+    let last = rows.saturating_sub(1).checked_mul(row_stride).and_then(|start| start.checked_add(cols));
+    let fits = rows == 0 || cols == 0 || last.is_some_and(|needed| needed <= len);
+    assert!(fits, "matrix of {rows} x {cols}, rows {row_stride} apart, in a slice of {len}");
 }
 
 /// How many threads one product may use.
@@ -57,6 +58,7 @@ pub fn matmul(
 ) {
     assert_eq!(a.cols, b.rows, "inner dimensions of a matrix product differ");
     check_len(dst.len(), a.rows, b.cols, dst_stride);
+    assert!(dst_stride >= b.cols || a.rows <= 1, "rows of {} values, {dst_stride} apart", b.cols);
     if a.rows == 0 || b.cols == 0 {
         return;
     }
@@ -113,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "needs 12 values")]
+    #[should_panic(expected = "in a slice of 11")]
     fn a_matrix_longer_than_its_slice_is_refused() {
         Mat::new(&[0.0; 11], 3, 4, 4);
     }

@@ -131,7 +131,7 @@ impl Linear {
     pub fn forward(&self, pool: &Pool, x: &Rows, out: &mut [f32], into: Into, scratch: &mut Scratch) {
         let outputs = self.weight.rows();
         assert_eq!(x.cols, self.weight.cols(), "inputs of a layer");
-        assert_eq!(out.len(), x.len() * outputs, "outputs of {} rows of {outputs}", x.len());
+        assert_eq!(Some(out.len()), x.len().checked_mul(outputs), "outputs of {} rows of {outputs}", x.len());
         self.low_rank(pool, x, scratch);
         let low = self.lora.as_ref().map(|lora| (lora, &scratch.low_rows));
         let shared = SharedMut::new(out);
@@ -153,6 +153,7 @@ impl Linear {
     fn low_rank(&self, pool: &Pool, x: &Rows, scratch: &mut Scratch) {
         let Some(lora) = &self.lora else { return };
         let width = lora.down.rows();
+        assert!(x.len().checked_mul(width).is_some(), "{} rows of LoRA", x.len());
         scratch.low.resize(x.len() * width, 0.0);
         let shared = SharedMut::new(&mut scratch.low);
         let tasks = tasks(lora.down.panels(), if x.len() < TILE { 1 } else { pool.threads() });

@@ -89,7 +89,7 @@ impl Matrix {
 
     /// [`Matrix::i8_from_f32`] in blocks of `block` columns, 16 or 32.
     pub(crate) fn i8_from_f32_in(block: usize, rows: usize, cols: usize, values: &[f32]) -> Result<Self, String> {
-        check_len(rows, cols, values.len(), rows * cols)?;
+        check_len(rows, cols, values.len(), Some(cols))?;
         let mut matrix = Self::empty(Format::I8, rows, cols, block);
         for (row, values) in values.chunks_exact(cols.max(1)).enumerate() {
             for (index, values) in values.chunks(block).enumerate() {
@@ -110,7 +110,7 @@ impl Matrix {
     /// # Errors
     /// When `values` is not `rows · cols` long.
     pub fn i16_from_f32(rows: usize, cols: usize, values: &[f32]) -> Result<Self, String> {
-        check_len(rows, cols, values.len(), rows * cols)?;
+        check_len(rows, cols, values.len(), Some(cols))?;
         let mut matrix = Self::empty(Format::I16, rows, cols, 2);
         let pairs = matrix.blocks();
         for (row, values) in values.chunks_exact(cols.max(1)).enumerate() {
@@ -243,7 +243,7 @@ impl Matrix {
             return Err(format!("{cols} columns are no whole number of blocks of {BLOCK}"));
         }
         let blocks = cols / BLOCK;
-        check_len(rows, cols, bytes.len(), rows * blocks * size)?;
+        check_len(rows, cols, bytes.len(), blocks.checked_mul(size))?;
         let mut matrix = Self::empty(format, rows, cols, BLOCK);
         for (index, block) in bytes.chunks_exact(size).enumerate() {
             matrix.put(index / blocks, index % blocks, &read(block));
@@ -273,11 +273,15 @@ impl Matrix {
     }
 }
 
-fn check_len(rows: usize, cols: usize, found: usize, expected: usize) -> Result<(), String> {
-    if found == expected {
-        return Ok(());
+/// `of_row` values or bytes of each row. A length that was checked is one that exists, so nothing computed from it overflows.
+fn check_len(rows: usize, cols: usize, found: usize, of_row: Option<usize>) -> Result<(), String> {
+    match of_row.and_then(|of_row| of_row.checked_mul(rows)) {
+        Some(expected) if expected == found => Ok(()),
+        Some(expected) => {
+            Err(format!("a matrix of {rows} x {cols} takes {expected} values or bytes, {found} were given"))
+        }
+        None => Err(format!("a matrix of {rows} x {cols} is too large")),
     }
-    Err(format!("a matrix of {rows} x {cols} takes {expected} values or bytes, {found} were given"))
 }
 
 pub(crate) fn half_at(bytes: &[u8], at: usize) -> f16 {

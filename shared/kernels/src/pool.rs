@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
-/// Rounds an idle worker spins before it sleeps: some tens of microseconds.
+/// Rounds an idle worker spins before it sleeps: a fraction of a millisecond.
 const SPINS: usize = if cfg!(miri) { 10 } else { 20_000 };
 /// Rounds the caller spins for claimed tasks before it lets other threads run.
 const PATIENCE: usize = if cfg!(miri) { 10 } else { 2_000 };
@@ -59,7 +59,9 @@ impl Shared {
             // (they change only between regions), and that region cannot end before this task is counted as finished.
             let job = unsafe { &*job };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (job.0)(task))) {
-                self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+                let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+                // Dropping a payload may panic in its turn, in the middle of the region.
+                if first.is_some() { std::mem::forget(panic) } else { *first = Some(panic) }
             }
             self.finished.fetch_add(1, Ordering::Release);
             worked = true;
@@ -122,8 +124,9 @@ impl Pool {
     /// Calls `work` with every number below `tasks`, on any thread, in any order; returns when all calls have returned.
     ///
     /// # Panics
-    /// With the panic of a task, after all others ended.
+    /// With the panic of a task, after all others ended; for more than 2^32 − 2 tasks.
     pub fn run(&self, tasks: usize, work: &(dyn Fn(usize) + Sync)) {
+        assert!(tasks < u32::MAX as usize, "{tasks} tasks");
         let alone = || (0..tasks).for_each(work);
         if tasks <= 1 || self.workers.is_empty() {
             return alone();

@@ -35,6 +35,9 @@ pub(crate) struct RowMut<'a> {
 
 impl Rows {
     /// Takes the shape that a product with `matrix` needs; what was held is undefined afterwards.
+    ///
+    /// # Panics
+    /// When there are more values than can be counted.
     pub fn shape_for(&mut self, matrix: &Matrix, rows: usize) {
         let wide = matrix.format == Format::I16;
         self.shape(rows, matrix.cols, if wide { matrix.cols.next_multiple_of(2) } else { matrix.block });
@@ -49,6 +52,7 @@ impl Rows {
 
     fn set_wide(&mut self, wide: bool) {
         let rows = self.rows;
+        assert!(rows.checked_mul(self.width()).is_some(), "{rows} rows of {} values", self.width());
         self.wide = wide;
         let (narrow, wide) = if self.wide { (0, self.width()) } else { (self.width(), 0) };
         self.narrow_values.resize(rows * narrow, 0);

@@ -14,7 +14,7 @@ use crate::error::{ModelError, Result};
 use crate::tokenizer::TextTokenizer;
 
 /// Word pieces encoded together: large enough for efficient products, small enough for the cache.
-const BATCH_TOKENS: usize = 2_048;
+pub const BATCH_TOKENS: usize = 2_048;
 
 /// Chunker, encoder and adapter of a bundle.
 #[derive(Debug)]

@@ -207,6 +207,9 @@ impl Generator {
                 return Ok(generated);
             }
             self.step(&mut [&mut sequence], PROMPT_ROWS, &mut work)?;
+            if let Some(error) = sequence.take_failure() {
+                return Err(error);
+            }
         }
     }
 

@@ -6,13 +6,11 @@ use anyhow::Result;
 use candle_core::Device;
 use e2llm_model::TextEncoder;
 use e2llm_model::cpu::CpuEncoder;
+use e2llm_model::document::BATCH_TOKENS;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::{Answer, Options, Request, inputs, timed};
-
-/// Tokens encoded in one call, as the encoder service does it.
-const BATCH_TOKENS: usize = 8_192;
 
 pub(crate) struct Encoding(CpuEncoder);
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
+use e2llm_kernels::attention::PAGE;
 use e2llm_model::cpu::{Cache, CpuDecoder, Workspace};
 use e2llm_model::generate::DecoderFiles;
 use e2llm_model::template::Frame;
@@ -127,7 +128,8 @@ impl Questions {
         let path = self.store(request, &asked.document)?;
         let [first, second, ..] = asked.questions.as_slice() else { anyhow::bail!("two questions are needed") };
         let (soft, d) = (Self::fetch(&path)?, self.encoder.d_model());
-        let shared = self.frame.prefix.len() + soft.len() / d;
+        // Whole pages, as the service keeps them.
+        let shared = (self.frame.prefix.len() + soft.len() / d) / PAGE * PAGE;
         let rows = self.rows(&soft, &first.text)?;
         let mut kept = self.decoding.cache(rows.len() / d)?;
         self.decoding.read(&rows, &mut kept)?;

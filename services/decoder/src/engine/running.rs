@@ -41,8 +41,9 @@ impl Running {
         self.priority
     }
 
-    pub(super) fn positions(&self) -> usize {
-        self.sequence.positions()
+    /// Positions that it takes, or will.
+    pub(super) fn capacity(&self) -> usize {
+        self.sequence.capacity()
     }
 
     /// Whether its prompt is read.
@@ -52,6 +53,10 @@ impl Running {
 
     /// Hands out what was written; `None` when the answer is complete or nobody wants it any more.
     fn deliver(mut self) -> Option<Self> {
+        if let Some(error) = self.sequence.take_failure() {
+            let _ = self.reply.send(Err(error.into()));
+            return None;
+        }
         let finished = self.sequence.finished();
         let text = self.sequence.take_text();
         if !text.is_empty() {
@@ -65,7 +70,7 @@ impl Running {
             }
         }
         if let Some(generated) = finished {
-            let (positions, reused) = (self.positions(), self.sequence.reused());
+            let (positions, reused) = (self.sequence.positions(), self.sequence.reused());
             let written = Written { generated, first: self.first, positions, reused };
             let _ = self.reply.send(Ok(written));
             return None;

@@ -37,13 +37,24 @@ macro_rules! dispatch {
     }};
 }
 
-/// Rounds 32 values to 8 bits with a common scale: `(scale, scale · Σ rounded)`.
+/// The largest absolute value; NaN when any is no number.
+fn max_abs<'a>(values: impl Iterator<Item = &'a f32>) -> f32 {
+    values.fold(0.0, |max, v| if v.is_nan() || max.is_nan() { f32::NAN } else { max.max(v.abs()) })
+}
+
+/// What a block with a value that is not finite becomes, so that every product with it is NaN and nobody takes it for a small one.
+fn not_finite<T: Default>(out: &mut [T]) -> (f32, f32) {
+    out.fill_with(T::default);
+    (f32::NAN, f32::NAN)
+}
+
+/// Rounds 32 values to 8 bits with a common scale: `(scale, scale · Σ rounded)`; NaN for both when a value is not finite.
 pub(crate) fn round_block(values: &[f32], out: &mut [i8]) -> (f32, f32) {
     assert!(values.len() == 32 && out.len() == 32);
     dispatch!(round_block(values, out))
 }
 
-/// Rounds a row to whole numbers up to ±`max` with a common scale, which is returned.
+/// Rounds a row to whole numbers up to ±`max` with a common scale, which is returned; NaN when a value is not finite.
 pub(crate) fn round_wide(values: &[f32], max: f32, out: &mut [i16]) -> f32 {
     assert!(out.len() >= values.len());
     dispatch!(round_wide(values, max, out))

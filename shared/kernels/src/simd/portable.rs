@@ -7,7 +7,10 @@ use crate::matrix::{U4_BLOCK, half_at};
 use crate::rows::Rows;
 
 pub(super) fn round_block(values: &[f32], out: &mut [i8]) -> (f32, f32) {
-    let max = values.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+    let max = super::max_abs(values.iter());
+    if !max.is_finite() {
+        return super::not_finite(out);
+    }
     let scale = max / 127.0;
     let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
     let mut sum = 0;
@@ -20,7 +23,10 @@ pub(super) fn round_block(values: &[f32], out: &mut [i8]) -> (f32, f32) {
 }
 
 pub(super) fn round_wide(values: &[f32], limit: f32, out: &mut [i16]) -> f32 {
-    let max = values.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+    let max = super::max_abs(values.iter());
+    if !max.is_finite() {
+        return super::not_finite(out).0;
+    }
     let inverse = if max > 0.0 { limit / max } else { 0.0 };
     for (q, v) in out.iter_mut().zip(values) {
         *q = (v * inverse).round_ties_even() as i16;

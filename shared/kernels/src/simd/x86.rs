@@ -8,24 +8,33 @@ use crate::attention::PAGE;
 use crate::matrix::U4_BLOCK;
 use crate::rows::Rows;
 
+/// The largest absolute value; NaN when any is no number.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn max_abs(values: &[f32]) -> f32 {
     let (chunks, rest) = values.as_chunks::<8>();
     let sign = _mm256_set1_ps(-0.0);
-    let mut max = _mm256_setzero_ps();
+    let (mut max, mut nan) = (_mm256_setzero_ps(), _mm256_setzero_ps());
     for chunk in chunks {
         // SAFETY: eight values are there.
-        max = _mm256_max_ps(max, _mm256_andnot_ps(sign, unsafe { _mm256_loadu_ps(chunk.as_ptr()) }));
+        let values = unsafe { _mm256_loadu_ps(chunk.as_ptr()) };
+        nan = _mm256_or_ps(nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(values, values));
+        max = _mm256_max_ps(max, _mm256_andnot_ps(sign, values));
+    }
+    if _mm256_movemask_ps(nan) != 0 {
+        return f32::NAN;
     }
     let mut lanes = [0.0f32; 8];
     // SAFETY: eight values fit.
     unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), max) };
-    lanes.iter().chain(rest).fold(0.0f32, |max, v| max.max(v.abs()))
+    super::max_abs(lanes.iter().chain(rest))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn round_block(values: &[f32], out: &mut [i8]) -> (f32, f32) {
     let max = max_abs(values);
+    if !max.is_finite() {
+        return super::not_finite(out);
+    }
     let inverse = _mm256_set1_ps(if max > 0.0 { 127.0 / max } else { 0.0 });
     // SAFETY: the caller checked that both have 32 values.
     let rounded =
@@ -48,6 +57,9 @@ pub(super) fn round_block(values: &[f32], out: &mut [i8]) -> (f32, f32) {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn round_wide(values: &[f32], limit: f32, out: &mut [i16]) -> f32 {
     let max = max_abs(values);
+    if !max.is_finite() {
+        return super::not_finite(out).0;
+    }
     let inverse = if max > 0.0 { limit / max } else { 0.0 };
     let (chunks, rest) = values.as_chunks::<8>();
     let (whole, tail) = out.split_at_mut(chunks.len() * 8);

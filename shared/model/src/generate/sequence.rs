@@ -24,6 +24,8 @@ pub struct Sequence {
     /// Written, but not taken yet.
     text: String,
     finish: Option<Finish>,
+    /// Why it cannot go on.
+    failure: Option<ModelError>,
     positions: usize,
     /// Of these, positions that an earlier prompt had read.
     reused: usize,
@@ -37,7 +39,12 @@ impl Sequence {
         self.positions
     }
 
-    /// Of these, positions that were read for an earlier prompt that began alike.
+    /// Most positions it will take, its answer included.
+    pub fn capacity(&self) -> usize {
+        self.positions + self.limit
+    }
+
+    /// Of its prompt's positions, those that were read for an earlier prompt that began alike.
     pub fn reused(&self) -> usize {
         self.reused
     }
@@ -55,6 +62,11 @@ impl Sequence {
     /// What was done, once it is complete.
     pub fn finished(&self) -> Option<Generated> {
         self.finish.map(|finish| Generated { tokens: self.written.len(), finish })
+    }
+
+    /// Why it cannot go on, if so; others of its batch can.
+    pub fn take_failure(&mut self) -> Option<ModelError> {
+        self.failure.take()
     }
 
     /// Chooses the token after the last row read.
@@ -92,6 +104,9 @@ impl Generator {
     /// [`ModelError::WindowExceeded`] if the prompt leaves no room for an answer, [`ModelError::Setting`] for bad options.
     pub fn begin(&self, prompt: &[Piece], options: &Options) -> Result<Sequence> {
         let positions = self.positions(prompt);
+        if positions == 0 {
+            return Err(ModelError::Config { problem: "a prompt without a position".to_owned() });
+        }
         if positions >= self.window() {
             return Err(ModelError::WindowExceeded { positions, window: self.window() });
         }
@@ -108,6 +123,7 @@ impl Generator {
             limit,
             text: String::new(),
             finish: None,
+            failure: None,
             positions,
             reused: read,
             names,
@@ -119,7 +135,7 @@ impl Generator {
     }
 
     /// Takes unfinished sequences one step further, in one batch: those that write by a token, those that read by their share of
-    /// `prompt_rows`, which the first ones get first.
+    /// `prompt_rows`, which the first ones get first. What goes wrong in one sequence is its [`Sequence::take_failure`].
     ///
     /// # Errors
     /// Of the batch as a whole; the sequences cannot go on then.
@@ -150,7 +166,10 @@ impl Generator {
             if rows > 0 && rows * d == sequence.input.len() {
                 sequence.past.keep(&self.prefixes, &std::mem::take(&mut sequence.names));
                 let logits = logits.next().unwrap_or_default();
-                sequence.write(self, &logits)?;
+                if let Err(error) = sequence.write(self, &logits) {
+                    sequence.input.clear();
+                    sequence.failure = Some(error);
+                }
             } else {
                 sequence.input.drain(..rows * d);
             }

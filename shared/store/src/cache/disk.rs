@@ -3,6 +3,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tracing::warn;
@@ -31,7 +32,12 @@ impl DiskCache {
             .max_capacity(budget)
             .weigher(|_, size: &u32| *size)
             .eviction_policy(EvictionPolicy::lru())
-            .eviction_listener(move |hash: Arc<ContentHash>, _, _| remove(&evicted.join(hash.as_str())))
+            .eviction_listener(move |hash: Arc<ContentHash>, _, cause| {
+                // A file that was written again is the same file.
+                if cause != RemovalCause::Replaced {
+                    remove(&evicted.join(hash.as_str()));
+                }
+            })
             .build();
         let cache = Self { directory, sizes };
         match cache.take_over() {
@@ -129,6 +135,7 @@ mod tests {
         let cache = DiskCache::open(folder.path().join("new"), 300).unwrap();
         (0..3).for_each(|number| cache.put(&hash(number), &[number as u8; 100]));
         assert_eq!(cache.get(&hash(0)).unwrap(), [0; 100]);
+        cache.put(&hash(2), &[2; 100]);
         cache.put(&hash(3), &[3; 100]);
         let mut expected: Vec<_> = [0, 2, 3].map(|number| hash(number).to_string()).to_vec();
         expected.sort();

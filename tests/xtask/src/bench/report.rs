@@ -97,7 +97,13 @@ impl Row {
             Err(Absent::Failed(reason)) => Some(format!("{} of {name}: {reason}", self.work)),
             _ => None,
         };
-        failed("e2llm", &self.ours).or_else(|| failed(self.against.peer, &self.peer))
+        let disagree = || match self.check()? {
+            Check::Differs { agreeing: 0, .. } => {
+                Some(format!("{}: e2llm and {} differ", self.work, self.against.peer))
+            }
+            _ => None,
+        };
+        failed("e2llm", &self.ours).or_else(|| failed(self.against.peer, &self.peer)).or_else(disagree)
     }
 
     pub(crate) fn json(&self) -> Value {
