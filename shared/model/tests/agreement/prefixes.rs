@@ -1,4 +1,4 @@
-//! Prompts that begin alike are read once, and nothing but the time says so.
+//! Answers in one batch: prompts that begin alike are read once, and nothing but the time says so; what goes wrong in one is its own.
 
 use std::path::Path;
 
@@ -47,4 +47,25 @@ fn a_second_question_reads_what_is_new_and_gets_the_same_answer() {
     let choices = ["Yes".to_owned(), "Certainly not".to_owned()];
     let score = |generator: &Generator| generator.score(&prompt(generator, second), &choices).unwrap();
     assert_eq!(score(&generator), score(&forgetful));
+}
+
+#[test]
+fn what_goes_wrong_in_one_answer_stops_no_other() {
+    let generator = generator();
+    // So small a penalty makes a logit infinite.
+    let sampler = SamplerOptions { temperature: 1.0, repetition_penalty: 1e-38, ..SamplerOptions::default() };
+    let options = |sampler| Options { max_tokens: 4, sampler, stop: Vec::new() };
+    let question = prompt(&generator, "What is it about?");
+    let mut bad = generator.begin(&question, &options(sampler)).unwrap();
+    let mut good = generator.begin(&question, &options(SamplerOptions::default())).unwrap();
+    let (mut work, mut failure) = (Workspace::default(), None);
+    while good.finished().is_none() {
+        let mut batch: Vec<_> =
+            [&mut bad, &mut good].into_iter().filter(|sequence| sequence.finished().is_none()).collect();
+        generator.step(&mut batch, PROMPT_ROWS, &mut work).unwrap();
+        failure = failure.or(bad.take_failure());
+    }
+    assert!(failure.is_some(), "the fault did not fire");
+    let alone = answer(&generator, "What is it about?").0;
+    assert!(alone.starts_with(&good.take_text()), "{alone:?}");
 }
