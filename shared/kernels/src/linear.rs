@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
+use crate::Pool;
 use crate::element::swiglu;
 use crate::matrix::{BLOCK, Format, Matrix, PANEL};
 use crate::rows::Rows;
 use crate::shared_mut::SharedMut;
-use crate::simd::{TILE, WIDE_TILE, tile, wide_tile};
-use crate::{Pool, simd};
+use crate::simd::{LARGE_TILE, LARGE_WIDE_TILE, TILE, WIDE_TILE, has_vnni, tile, wide_tile};
 
 /// Blocks of the low-rank rows.
 const LOW_BLOCK: usize = 16;
@@ -142,9 +142,7 @@ impl Linear {
                 let count = PANEL.min(outputs - first);
                 // SAFETY: every panel belongs to one task.
                 let out = unsafe { shared.part(row * outputs + first..row * outputs + first + count) };
-                for (out, value) in out.iter_mut().zip(values) {
-                    *out = if into == Into::Add { *out + value } else { *value };
-                }
+                put(out, values, into);
             });
         });
     }
@@ -183,11 +181,12 @@ impl Linear {
         while panel < panels.end {
             if self.weight.format() == Format::I16 {
                 let both = panel + 1 < panels.end;
+                let bias = [self.bias_of(panel), self.bias_of(panel + 1)];
                 each_wide_tile(&self.weight, panel, x, &mut |row, values| {
                     let (halves, _) = values.as_chunks::<PANEL>();
-                    sink(row, panel, &self.biased(panel, halves[0]));
+                    sink(row, panel, &sum(&halves[0], &bias[0]));
                     if both {
-                        sink(row, panel + 1, &self.biased(panel + 1, halves[1]));
+                        sink(row, panel + 1, &sum(&halves[1], &bias[1]));
                     }
                 });
                 panel += 2;
@@ -196,19 +195,35 @@ impl Linear {
             if let Some((lora, low)) = low {
                 each_tile(&lora.up, panel, low, lora.first_block(panel), &mut |row, values| held[row] = *values);
             }
+            let bias = self.bias_of(panel);
             each_tile(&self.weight, panel, x, 0, &mut |row, values| {
-                let sum = std::array::from_fn(|lane| values[lane] + held[row][lane]);
-                sink(row, panel, &self.biased(panel, sum));
+                sink(row, panel, &sum(&sum(values, &held[row]), &bias));
             });
             panel += 1;
         }
     }
 
-    fn biased(&self, panel: usize, mut values: [f32; PANEL]) -> [f32; PANEL] {
-        for (value, bias) in values.iter_mut().zip(self.bias.iter().skip(panel * PANEL)) {
-            *value += bias;
+    /// Biases of a panel; zeros where there are none.
+    fn bias_of(&self, panel: usize) -> [f32; PANEL] {
+        if self.bias.is_empty() {
+            return [0.0; PANEL];
         }
-        values
+        std::array::from_fn(|lane| self.bias.get(panel * PANEL + lane).copied().unwrap_or(0.0))
+    }
+}
+
+fn sum(a: &[f32; PANEL], b: &[f32; PANEL]) -> [f32; PANEL] {
+    std::array::from_fn(|lane| a[lane] + b[lane])
+}
+
+/// Writes a panel's products, of which the last panel may have too many.
+fn put(out: &mut [f32], values: &[f32; PANEL], into: Into) {
+    if let Ok(out) = <&mut [f32; PANEL]>::try_from(&mut *out) {
+        *out = if into == Into::Add { sum(out, values) } else { *values };
+        return;
+    }
+    for (out, value) in out.iter_mut().zip(values) {
+        *out = if into == Into::Add { *out + value } else { *value };
     }
 }
 
@@ -299,6 +314,10 @@ fn each_tile(matrix: &Matrix, panel: usize, x: &Rows, first_block: usize, sink: 
     let mut give = |row: usize, values: &[[f32; PANEL]]| {
         values.iter().enumerate().for_each(|(index, values)| sink(row + index, values));
     };
+    while has_vnni() && row + LARGE_TILE <= x.len() {
+        give(row, &tile::<LARGE_TILE>(matrix, panel, x, row, first_block));
+        row += LARGE_TILE;
+    }
     while row + TILE <= x.len() {
         give(row, &tile::<TILE>(matrix, panel, x, row, first_block));
         row += TILE;
@@ -317,12 +336,20 @@ fn each_wide_tile(matrix: &Matrix, panel: usize, x: &Rows, sink: &mut impl FnMut
     let mut give = |row: usize, values: &[[f32; 2 * PANEL]]| {
         values.iter().enumerate().for_each(|(index, values)| sink(row + index, values));
     };
+    while has_vnni() && row + LARGE_WIDE_TILE <= x.len() {
+        give(row, &wide_tile::<LARGE_WIDE_TILE>(matrix, panel, x, row));
+        row += LARGE_WIDE_TILE;
+    }
     while row + WIDE_TILE <= x.len() {
         give(row, &wide_tile::<WIDE_TILE>(matrix, panel, x, row));
         row += WIDE_TILE;
     }
+    while row + 3 <= x.len() {
+        give(row, &wide_tile::<3>(matrix, panel, x, row));
+        row += 3;
+    }
     while row < x.len() {
-        give(row, &simd::wide_tile::<1>(matrix, panel, x, row));
+        give(row, &wide_tile::<1>(matrix, panel, x, row));
         row += 1;
     }
 }

@@ -13,8 +13,8 @@ use crate::encoder::{TextEncoder, TokenStates};
 use crate::error::{ModelError, Result};
 use crate::tokenizer::TextTokenizer;
 
-/// Word pieces encoded together: large enough for efficient products, small enough for the cache.
-pub const BATCH_TOKENS: usize = 2_048;
+/// Word pieces encoded together: enough groups of 256 that all threads end at about the same time.
+pub const BATCH_TOKENS: usize = 8_192;
 
 /// Chunker, encoder and adapter of a bundle.
 #[derive(Debug)]

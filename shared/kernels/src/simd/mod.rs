@@ -1,8 +1,13 @@
-//! The inner loops: compiled for AVX2 where the machine has it, and a portable form with the same results bit for bit.
+//! The inner loops: compiled for AVX2 where the machine has it, the products for AVX-512 VNNI too, and a portable form; all with the same
+//! results bit for bit.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+
+use std::sync::OnceLock;
 
 use half::f16;
 
@@ -15,14 +20,50 @@ pub(crate) const TILE: usize = 4;
 /// Most activation rows of one tile of 16-bit products.
 pub(crate) const WIDE_TILE: usize = 6;
 
-/// Whether functions compiled for AVX2, FMA and F16C may run here; looked up once by the standard library.
+/// The same where there are twice as many registers, see [`has_vnni`].
+pub(crate) const LARGE_TILE: usize = 8;
+pub(crate) const LARGE_WIDE_TILE: usize = 16;
+
+/// What this machine can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// Those and AVX-512 F, BW, VL and VNNI.
+    Vnni,
+}
+
+/// Looked up once.
+fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(detect)
+}
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+fn detect() -> Level {
+    use std::arch::is_x86_feature_detected as has;
+    if !(has!("avx2") && has!("fma") && has!("f16c")) {
+        return Level::Portable;
+    }
+    let vnni = has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni");
+    if vnni { Level::Vnni } else { Level::Avx2 }
+}
+
+#[cfg(any(not(target_arch = "x86_64"), miri))]
+fn detect() -> Level {
+    Level::Portable
+}
+
+/// Whether functions compiled for AVX2, FMA and F16C may run here.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_avx2() -> bool {
-    use std::arch::is_x86_feature_detected;
-    !cfg!(miri)
-        && is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c")
+    level() >= Level::Avx2
+}
+
+/// Whether the products compiled for AVX-512 VNNI may run here.
+pub(crate) fn has_vnni() -> bool {
+    level() == Level::Vnni
 }
 
 /// Calls `x86::name` where the machine has the features, else `portable::name`.
@@ -46,6 +87,18 @@ fn max_abs<'a>(values: impl Iterator<Item = &'a f32>) -> f32 {
 fn not_finite<T: Default>(out: &mut [T]) -> (f32, f32) {
     out.fill_with(T::default);
     (f32::NAN, f32::NAN)
+}
+
+/// [`dispatch`] for functions that have an AVX-512 form too.
+macro_rules! dispatch_product {
+    ($name:ident ::<$($generic:tt),+> ($($arg:expr),* $(,)?)) => {{
+        #[cfg(target_arch = "x86_64")]
+        if $crate::simd::has_vnni() {
+            // SAFETY: the features the function was compiled for were detected.
+            return unsafe { avx512::$name::<$($generic),+>($($arg),*) };
+        }
+        dispatch!($name::<$($generic),+>($($arg),*))
+    }};
 }
 
 /// Rounds 32 values to 8 bits with a common scale: `(scale, scale · Σ rounded)`; NaN for both when a value is not finite.
@@ -73,9 +126,9 @@ pub(crate) fn tile<const T: usize>(
     let bytes = &matrix.bytes[panel * size..(panel + 1) * size];
     assert!(row + T <= x.rows && first_block + blocks <= x.blocks() && x.block == matrix.block && !x.wide);
     match (matrix.format, matrix.block) {
-        (Format::U4, _) => dispatch!(u4_tile::<T>(bytes, x, row, first_block)),
-        (_, 16) => dispatch!(i8_tile::<T, 4>(bytes, x, row, first_block)),
-        _ => dispatch!(i8_tile::<T, 8>(bytes, x, row, first_block)),
+        (Format::U4, _) => dispatch_product!(u4_tile::<T>(bytes, x, row, first_block)),
+        (_, 16) => dispatch_product!(i8_tile::<T, 4>(bytes, x, row, first_block)),
+        _ => dispatch_product!(i8_tile::<T, 8>(bytes, x, row, first_block)),
     }
 }
 
@@ -86,18 +139,15 @@ pub(crate) fn wide_tile<const T: usize>(matrix: &Matrix, panel: usize, x: &Rows,
     let second = if panel + 1 < matrix.panels() { &matrix.wide[(panel + 1) * size..(panel + 2) * size] } else { first };
     assert!(row + T <= x.rows && x.width() == matrix.blocks() * 2 && x.wide);
     let sums = wide_sums::<T>(first, second, x, row);
-    let mut out = [[0.0; 16]; T];
-    for t in 0..T {
-        for lane in 0..16 {
-            let scale = matrix.scales.get(panel * 8 + lane).copied().unwrap_or(0.0);
-            out[t][lane] = sums[t][lane] as f32 * (scale * x.scales[row + t]);
-        }
-    }
-    out
+    let scales: [f32; 16] = std::array::from_fn(|lane| matrix.scales.get(panel * 8 + lane).copied().unwrap_or(0.0));
+    std::array::from_fn(|t| {
+        let scale = x.scales[row + t];
+        std::array::from_fn(|lane| sums[t][lane] as f32 * (scales[lane] * scale))
+    })
 }
 
 fn wide_sums<const T: usize>(first: &[i16], second: &[i16], x: &Rows, row: usize) -> [[i32; 16]; T] {
-    dispatch!(wide_sums::<T>(first, second, x, row))
+    dispatch_product!(wide_sums::<T>(first, second, x, row))
 }
 
 /// 16-bit floats as f32.
@@ -174,7 +224,7 @@ mod tests {
         }
 
         #[test]
-        fn products_are_the_same_with_and_without_avx2(bytes in prop::collection::vec(any::<u8>(), 8 * 3 * 20), values in prop::collection::vec(-9f32..9.0, 4 * 96)) {
+        fn products_of_four_bits_are_the_same_in_every_form(bytes in prop::collection::vec(any::<u8>(), 8 * 3 * 20), values in prop::collection::vec(-9f32..9.0, 4 * 96)) {
             // Scales and minima of ordinary size, values of any bits.
             let ordinary: Vec<u8> = bytes.iter().enumerate().map(|(i, b)| if matches!(i % 20, 1 | 3) { b & 0x3b } else { *b }).collect();
             let matrix = Matrix::from_q4_1(8, 96, &ordinary).unwrap();
@@ -184,10 +234,15 @@ mod tests {
                 let fast = unsafe { x86::u4_tile::<4>(&matrix.bytes, &x, 0, 0) };
                 prop_assert_eq!(fast, portable::u4_tile::<4>(&matrix.bytes, &x, 0, 0));
             }
+            if has_vnni() {
+                // SAFETY: the features were detected.
+                let fast = unsafe { avx512::u4_tile::<4>(&matrix.bytes, &x, 0, 0) };
+                prop_assert_eq!(fast, portable::u4_tile::<4>(&matrix.bytes, &x, 0, 0));
+            }
         }
 
         #[test]
-        fn products_of_dense_weights_are_the_same_with_and_without_avx2(weights in prop::collection::vec(-2f32..2.0, 16 * 96), values in prop::collection::vec(-9f32..9.0, 3 * 96)) {
+        fn products_of_dense_weights_are_the_same_in_every_form(weights in prop::collection::vec(-2f32..2.0, 16 * 96), values in prop::collection::vec(-9f32..9.0, 3 * 96)) {
             let (wide, narrow) = (Matrix::i16_from_f32(16, 96, &weights).unwrap(), Matrix::i8_from_f32(16, 96, &weights).unwrap());
             let (x, y) = (rows_for(&wide, &values), rows_for(&narrow, &values));
             if has_avx2() {
@@ -198,6 +253,16 @@ mod tests {
                 let panel = &narrow.bytes[..narrow.bytes.len() / 2];
                 // SAFETY: as above.
                 let fast = unsafe { x86::i8_tile::<3, 8>(panel, &y, 0, 0) };
+                prop_assert_eq!(fast, portable::i8_tile::<3, 8>(panel, &y, 0, 0));
+            }
+            if has_vnni() {
+                let (first, second) = wide.wide.split_at(wide.wide.len() / 2);
+                // SAFETY: the features were detected.
+                let fast = unsafe { avx512::wide_sums::<3>(first, second, &x, 0) };
+                prop_assert_eq!(fast, portable::wide_sums::<3>(first, second, &x, 0));
+                let panel = &narrow.bytes[..narrow.bytes.len() / 2];
+                // SAFETY: as above.
+                let fast = unsafe { avx512::i8_tile::<3, 8>(panel, &y, 0, 0) };
                 prop_assert_eq!(fast, portable::i8_tile::<3, 8>(panel, &y, 0, 0));
             }
         }

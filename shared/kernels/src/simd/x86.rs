@@ -84,13 +84,13 @@ pub(super) fn round_wide(values: &[f32], limit: f32, out: &mut [i16]) -> f32 {
 /// # Safety
 /// Four bytes must be readable.
 #[target_feature(enable = "avx2")]
-unsafe fn spread<T>(from: *const T) -> __m256i {
+pub(super) unsafe fn spread<T>(from: *const T) -> __m256i {
     // SAFETY: by the contract.
     _mm256_set1_epi32(unsafe { from.cast::<i32>().read_unaligned() })
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn lanes<const T: usize>(sums: [__m256; T]) -> [[f32; 8]; T] {
+pub(super) fn lanes<const T: usize>(sums: [__m256; T]) -> [[f32; 8]; T] {
     let mut out = [[0.0; 8]; T];
     for (out, sum) in out.iter_mut().zip(sums) {
         // SAFETY: eight values fit.

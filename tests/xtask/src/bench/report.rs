@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::works::{Against, Unit, Work};
 
 /// Figures that are compared as equal within this, relative to the larger.
-const TOLERANCE: f64 = 1e-3;
+const TOLERANCE: f64 = 1e-2;
 
 /// What was measured in one round, in the unit of the work.
 #[derive(Debug, Clone)]
