@@ -51,12 +51,6 @@ impl Prefixes {
     pub fn keep(&self, names: &[PageName], cache: &Cache) {
         names.iter().zip(cache.pages()).rev().for_each(|(name, page)| self.0.insert(*name, page.clone()));
     }
-
-    /// Bytes held, about.
-    pub fn size(&self) -> u64 {
-        self.0.run_pending_tasks();
-        self.0.weighted_size()
-    }
 }
 
 #[cfg(test)]
