@@ -3,27 +3,18 @@
 
 use std::arch::x86_64::*;
 
-use super::x86::{lanes, spread};
+use super::x86::{lanes, spread, u4_block};
 use crate::matrix::U4_BLOCK;
 use crate::rows::Rows;
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn u4_tile<const T: usize>(bytes: &[u8], x: &Rows, row: usize, first_block: usize) -> [[f32; 8]; T] {
     let mut sums = [_mm256_setzero_ps(); T];
-    let low = _mm256_set1_epi8(15);
     let blocks = x.blocks();
     for index in 0..bytes.len() / U4_BLOCK {
         // SAFETY: the block lies inside `bytes`, and the caller checked that the rows have its columns.
         unsafe {
-            let block = bytes.as_ptr().add(index * U4_BLOCK);
-            let mut weights = [_mm256_setzero_si256(); 8];
-            for i in 0..4 {
-                let pairs = _mm256_loadu_si256(block.add(32 * i).cast());
-                weights[i] = _mm256_and_si256(pairs, low);
-                weights[i + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), low);
-            }
-            let scale = _mm256_cvtph_ps(_mm_loadu_si128(block.add(128).cast()));
-            let min = _mm256_cvtph_ps(_mm_loadu_si128(block.add(144).cast()));
+            let (weights, scale, min) = u4_block(bytes.as_ptr().add(index * U4_BLOCK));
             for (t, sum) in sums.iter_mut().enumerate() {
                 let at = (row + t) * blocks + first_block + index;
                 let values = x.narrow_values.as_ptr().add(at * 32);
