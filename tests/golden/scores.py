@@ -35,6 +35,7 @@ CASES = [
 WORDS = ("a an the A The pigeon Pigeon pigeons waits wait on roof queue memo RFC 9999 7681 it's don't well-known "
          "(see) “quoted” naïve über – — ... and, of; to: -- a–b the/an U.S. e.g. 3.5 ß Ω").split()
 RANDOM = 200
+NEAR = 60
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -48,7 +49,17 @@ def pairs() -> list[tuple[str, str]]:
             rng.shuffle(own)
         separator = rng.choice([" ", " ", "  ", "\n", "\t"])
         made.append((separator.join(prediction), " ".join(own)))
-    return CASES + made
+    return CASES + made + [near(rng) for _ in range(NEAR)]
+
+
+def near(rng: random.Random) -> tuple[str, str]:
+    """A text, and the same but for what exact match may overlook, and now and then a word that it may not."""
+    prediction = rng.choices(WORDS, k=rng.randint(1, 8))
+    changes = [str.upper, str.lower, str.title, lambda word: word + ".", lambda word: f"({word})", lambda word: "the " + word, lambda word: word]
+    reference = [rng.choice(changes)(word) for word in prediction if word.lower() not in ("a", "an", "the") or rng.random() < 0.5]
+    if rng.random() < 0.25:
+        reference.insert(rng.randint(0, len(reference)), rng.choice(WORDS))
+    return " ".join(prediction), " ".join(reference)
 
 
 def squad_scores(prediction: str, reference: str) -> tuple[float, float]:

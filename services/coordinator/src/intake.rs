@@ -1,4 +1,4 @@
-use e2llm_api::v1::{JobKind, Reading, Row, RowError};
+use e2llm_api::v1::{JobKind, Row, RowError};
 use e2llm_api::{DocId, ErrorCode, row_error};
 use e2llm_store::{Store, StoreError, TextHasher, TextWriter};
 
@@ -98,12 +98,8 @@ impl Intake {
             return doc_id(&row.id);
         }
         let invalid = |message: &str| Err(row_error(ErrorCode::InvalidArgument, message));
-        let context = row.context.clone().unwrap_or_default();
-        let Ok(reading) = Reading::try_from(context.reading) else {
-            return invalid("its reading is none that is known; see ContextOptions");
-        };
-        if !context.soft_from.is_empty() && !matches!(reading, Reading::Unspecified | Reading::Soft) {
-            return invalid("soft_from stands in for soft tokens, and its reading has none; leave one of them out");
+        if let Some(Err(problem)) = row.context.as_ref().map(|context| context.checked_reading(row.doc_ids.len())) {
+            return invalid(&problem);
         }
         if row.question.trim().is_empty() && row.instruction.trim().is_empty() {
             return invalid("the question is empty; write one, or an instruction");

@@ -258,21 +258,11 @@ impl Answering {
     /// The documents of a request, with their texts where those are to be read.
     async fn material(&self, request: &Request, budget: Budget) -> Result<Material, DecodeError> {
         let context = &request.context;
-        let reading = Reading::try_from(context.reading).map_err(|_| {
-            DecodeError::Invalid(format!(
-                "reading {} is none that this decoder knows; see ContextOptions",
-                context.reading
-            ))
-        })?;
-        let is_soft = matches!(reading, Reading::Unspecified | Reading::Soft);
-        if !context.soft_from.is_empty() && !is_soft {
-            return Err(DecodeError::Invalid(format!(
-                "soft tokens of {:?} cannot stand in where none are read ({}); leave soft_from out",
-                context.soft_from,
-                reading.as_str_name()
-            )));
-        }
-        let with_text = !is_soft && reading != Reading::None || is_soft && budget.expand_chunks > 0;
+        let reading = context.checked_reading(request.doc_ids.len()).map_err(DecodeError::Invalid)?;
+        let with_text = match reading {
+            Reading::Soft => budget.expand_chunks > 0,
+            reading => reading != Reading::None,
+        };
         let donor = match context.soft_from.as_str() {
             "" => None,
             id => {
@@ -284,7 +274,8 @@ impl Answering {
                 donor
             }
         };
-        Ok(Material { documents: self.documents(request, with_text).await?, donor, reading, budget })
+        let documents = self.documents(request, with_text).await?;
+        Ok(Material { documents, donor, reading, expand_first: context.first_ranges(), budget })
     }
 
     /// The layout for a question. Where nothing depends on it, the encoder is not asked for its vector.

@@ -18,6 +18,8 @@ pub(crate) struct Material {
     /// Whose soft tokens stand in for theirs, as a control.
     pub(crate) donor: Option<LoadedDocument>,
     pub(crate) reading: Reading,
+    /// Bytes of the only document whose chunks are expanded before all others, as a control.
+    pub(crate) expand_first: Vec<Range<u64>>,
     pub(crate) budget: Budget,
 }
 
@@ -84,7 +86,9 @@ impl Material {
             Some(positions)
         };
         let forms = match purpose {
-            Purpose::Question(vector) => for_question(&candidates, vector, self.budget, &mut cost),
+            Purpose::Question(vector) => {
+                for_question(&candidates, vector, &|index| self.comes_first(chunks[index]), self.budget, &mut cost)
+            }
             Purpose::Summary => for_summary(&candidates, self.budget, &mut cost),
         };
         let mut layout = Layout::of(chunks.len());
@@ -99,6 +103,11 @@ impl Material {
             layout.place(&self.documents[document], self.donor.as_ref(), chunk, *form, text);
         }
         Ok(layout)
+    }
+
+    fn comes_first(&self, (document, chunk): Chunk) -> bool {
+        let own = self.documents[document].range(chunk);
+        self.expand_first.iter().any(|range| (own.start as u64) < range.end && range.start < own.end as u64)
     }
 
     /// Raw text without soft tokens.
@@ -123,9 +132,7 @@ impl Material {
             let text = document.text(chunk).unwrap_or_default();
             layout.pieces.push(Piece::Tokens(tokenizer.encode_plain(&format!("{gap}{text}"))?));
             layout.usage.chunks_expanded += 1;
-            if self.reading == Reading::Retrieved {
-                layout.usage.expanded.push(expanded(document, chunk, score));
-            }
+            layout.usage.expanded.push(expanded(document, chunk, score));
             previous = Some((index, range));
         }
         Ok(layout)

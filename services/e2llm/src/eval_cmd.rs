@@ -4,19 +4,19 @@
 //! every task is asked of every system. The asking is named by what it asks of which bundle: the same command goes on where it
 //! was interrupted, and once it is done prints the same answers.
 
+mod output;
 mod suites;
 mod tasks;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use e2llm_api::MAX_PIECE_BYTES;
 use e2llm_api::v1::{DocRecord, GenerateOptions, JobKind, JobSpec, Row, RowResult};
-use e2llm_data::LineWriter;
-use e2llm_eval::{Answer, Asked, Documents, Outcome, Page, Positions, Report, System, html, letters};
+use e2llm_eval::{Answer, Asked, Documents, Outcome, Positions, System, letters};
 use e2llm_model::prompt;
 use prost::Message;
 
@@ -26,8 +26,8 @@ use crate::failure::warn_line;
 use crate::input::Part;
 use crate::job::{self, Audience, JobName, Rows};
 use crate::local::{Needs, Services};
-use crate::output::print_line;
 use crate::progress::Progress;
+use output::OutputArgs;
 use suites::{Suite, SuiteArgs};
 use tasks::{Sampled, Tasks};
 
@@ -48,8 +48,8 @@ pub(crate) struct EvalArgs {
     suites: Vec<Suite>,
     #[command(flatten)]
     from: SuiteArgs,
-    /// Who answers: soft tokens alone (soft), with raw text of the nearest chunks (expand), the same beside another
-    /// document's soft tokens (other), raw text of the nearest chunks in as many positions (rag), the opening (opening), the
+    /// Who answers: soft tokens alone (soft), with raw text of the nearest chunks (expand), with raw text of the chunks that
+    /// hold the evidence (evidence), of the nearest chunks beside another document's soft tokens (other), raw text of the nearest chunks in as many positions (rag), the opening (opening), the
     /// text cut to the window (full), without a document (none)
     #[arg(
         long,
@@ -58,7 +58,7 @@ pub(crate) struct EvalArgs {
         default_value = "soft,expand,other,rag,opening,full,none"
     )]
     systems: Vec<System>,
-    /// At most so many tasks of each kind and length: the first of files, and 5 of RULER where nothing is said
+    /// At most so many tasks of each kind and length, drawn at random of files; of RULER 5 where nothing is said
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     samples: Option<usize>,
     /// Most tokens of an answer [default: what the benchmark says, else 64, and 256 for summaries]
@@ -73,12 +73,8 @@ pub(crate) struct EvalArgs {
     /// Most decoder positions for those
     #[arg(long, value_name = "N", default_value_t = 768)]
     expand_positions: u32,
-    /// File for every answer with its score: JSON Lines
-    #[arg(long, short, value_name = "FILE")]
-    output: Option<PathBuf>,
-    /// File for the tables with charts, which needs no other
-    #[arg(long, value_name = "FILE.html")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    to: OutputArgs,
 }
 
 /// What an evaluation gave.
@@ -90,36 +86,12 @@ struct Evaluated {
 
 /// Runs the command to its table.
 pub(crate) async fn run(app: &App, args: &EvalArgs) -> Result<()> {
+    let earlier = args.to.earlier()?;
     let tasks = tokio::task::block_in_place(|| args.from.tasks(&args.suites, args.samples, &app.settings))?;
     let services = app.services(Needs::Models).await?;
     let evaluated = evaluate(app, args, &services, &tasks).await;
     services.stop().await;
-    let Evaluated { bundle, outcomes, documents } = evaluated?;
-    if let Some(path) = &args.output {
-        let mut writer = LineWriter::create(path)?;
-        outcomes.iter().try_for_each(|outcome| writer.write(outcome))?;
-        writer.commit()?;
-    }
-    let report = Report::new(&outcomes);
-    match app.settings.json {
-        true => report.rows.iter().try_for_each(|row| print_line(&serde_json::to_string(row)?))?,
-        false => print_line(&report.markdown())?,
-    }
-    let Some(path) = &args.report else { return Ok(()) };
-    let command = typed();
-    let page = Page { bundle: &bundle, command: &command, report: &report, outcomes: &outcomes, documents };
-    let text = html(&page).map_err(|error| anyhow!("cannot draw the report's charts: {error}"))?;
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// The command line, for people to repeat.
-fn typed() -> String {
-    let quoted = |argument: std::ffi::OsString| {
-        let argument = argument.to_string_lossy().into_owned();
-        let is_plain = !argument.is_empty() && argument.chars().all(|c| c.is_alphanumeric() || "-_./,:=@".contains(c));
-        if is_plain { argument } else { format!("'{}'", argument.replace('\'', r"'\''")) }
-    };
-    std::env::args_os().map(quoted).collect::<Vec<_>>().join(" ")
+    args.to.write(evaluated?, earlier, app.settings.json)
 }
 
 async fn evaluate(app: &App, args: &EvalArgs, services: &Services, tasks: &Tasks) -> Result<Evaluated> {
@@ -141,7 +113,8 @@ async fn evaluate(app: &App, args: &EvalArgs, services: &Services, tasks: &Tasks
         let choices = row.scores.iter().map(|score| score.log_likelihood).collect();
         let answer = Answer { prediction: row.text, choices, usage: row.usage.unwrap_or_default(), prompt };
         let bytes = tasks.documents[&task.doc_id].len();
-        let asked = Asked { suite: task.suite, task: &task.line, bytes, length: task.length };
+        let Sampled { suite, line, doc_id, length, .. } = task;
+        let asked = Asked { suite, task: line, doc_id, bytes, length: *length };
         Outcome::new(asked, system.name(), answer)
     };
     Ok(Evaluated { outcomes: asked.zip(answers).zip(prompts).map(outcome).collect(), bundle, documents })
@@ -195,7 +168,7 @@ fn questions(args: &EvalArgs, tasks: &Tasks, records: &BTreeMap<String, DocRecor
                 doc_ids: vec![task.doc_id.clone()],
                 question: question(&task.line),
                 instruction: task.line.prompt.clone(),
-                context: Some(system.context(positions, &task.other)),
+                context: Some(system.context(positions, &task.other, &task.line.evidence)),
                 generate: Some(GenerateOptions { max_tokens, ..GenerateOptions::default() }),
                 choices: letters(task.line.choices.len()).collect(),
                 ..Row::default()

@@ -104,7 +104,8 @@ impl Counts {
             Some(total) => count(total),
             None => format!("{}+", count(status.rows)),
         };
-        let mut line = format!("{}/{total} documents", count(status.rows_done));
+        let rows = if status.kind() == JobKind::Ask { "questions" } else { "documents" };
+        let mut line = format!("{}/{total} {rows}", count(status.rows_done));
         if status.kind() != JobKind::Encode && status.rows_encoded > 0 {
             line.push_str(&format!(", {} encoded", count(status.rows_encoded)));
         }
@@ -173,6 +174,8 @@ mod tests {
         let kind = JobKind::Summarize.into();
         counts.push(seconds(0), &JobStatus { kind, rows_encoded: 30, ..status(49, 12, 0, 0) });
         assert_eq!(counts.line(seconds(0)), "12/49 documents, 30 encoded");
+        counts.push(seconds(1), &JobStatus { kind: JobKind::Ask.into(), ..status(49, 13, 0, 0) });
+        assert!(counts.line(seconds(1)).starts_with("13/49 questions"));
     }
 
     #[test]

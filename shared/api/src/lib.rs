@@ -4,6 +4,7 @@
 //! protos for server reflection. [`DocId`], [`Collection`] and [`Metadata`] are validated where text enters the system.
 //! [`ErrorCode`] is the one list of error codes, mapped to gRPC statuses here and nowhere else.
 
+mod context;
 mod error;
 mod ids;
 mod metadata;

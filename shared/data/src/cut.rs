@@ -68,12 +68,17 @@ pub(crate) fn units(text: &str) -> Vec<Unit> {
 }
 
 /// The beginning of a text, cut after the last unit with which it has at most `tokens`; empty if the first has more.
-pub(crate) fn passage<E>(
+pub(crate) fn passage<E>(text: &str, tokens: usize, count: impl FnMut(&str) -> Result<usize, E>) -> Result<String, E> {
+    Ok(passage_and_end(text, tokens, count)?.0)
+}
+
+/// As [`passage`], with the byte of the text at which the next passage begins.
+pub(crate) fn passage_and_end<E>(
     text: &str,
     tokens: usize,
     mut count: impl FnMut(&str) -> Result<usize, E>,
-) -> Result<String, E> {
-    let (mut out, mut left) = (String::new(), tokens);
+) -> Result<(String, usize), E> {
+    let (mut out, mut end, mut left) = (String::new(), 0, tokens);
     // No need to cut all of a book for its first page.
     let head = &text[..text.floor_char_boundary(tokens.saturating_mul(LONGEST_TOKEN).min(text.len()))];
     let units = units(head);
@@ -85,10 +90,11 @@ pub(crate) fn passage<E>(
             break;
         }
         left -= cost;
+        end = unit.range.end;
         out.push_str(&shown);
     }
     out.truncate(out.trim_end().len());
-    Ok(out)
+    Ok((out, end))
 }
 
 /// The sentences of a text up to the last one that is whole.
@@ -232,6 +238,9 @@ mod tests {
         assert_eq!(passage(text, 8, words).unwrap(), "One two three. Four five.");
         assert_eq!(passage(text, 9, words).unwrap(), text.trim_end());
         assert_eq!(passage(text, 2, words).unwrap(), "");
+        let (first, end) = passage_and_end(text, 5, words).unwrap();
+        assert_eq!(first, "One two three. Four five.");
+        assert_eq!(passage(&text[end..], 100, words).unwrap(), text[end..].trim());
     }
 
     #[test]

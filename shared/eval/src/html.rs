@@ -1,5 +1,6 @@
 use std::fmt::Write;
 
+use crate::bootstrap::Interval;
 use crate::outcome::Outcome;
 use crate::plot::{PlotError, charts};
 use crate::report::{Documents, Report, Row, percent};
@@ -43,7 +44,16 @@ pub fn html(page: &Page<'_>) -> Result<String, PlotError> {
         report,
         |row, system| {
             let of = row.normalized.get(system)?;
-            Some(format!("{:.2} ({:.2} to {:.2})", of.mean, of.low, of.high))
+            Some(format!("{:.2} ({:.2} to {:.2})", of.value, of.low, of.high))
+        },
+    );
+    text += &number_table(
+        "Evidence among the raw text: percent of the tasks, and scores of those tasks and of the others",
+        report,
+        |row, system| {
+            let of = row.evidence.get(system)?;
+            let score = |score: Option<Interval>| score.as_ref().map_or("–".to_owned(), percent);
+            Some(format!("{:.0}: {}, {}", 100.0 * of.read, score(of.score_if_read), score(of.score_if_not)))
         },
     );
     text += &number_table("Median milliseconds to the first token, and to the last", report, |row, system| {

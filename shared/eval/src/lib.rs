@@ -14,10 +14,10 @@ mod plot;
 mod report;
 mod system;
 
-pub use bootstrap::{Interval, interval};
+pub use bootstrap::Interval;
 pub use html::{Page, html};
 pub use outcome::{Answer, Asked, Outcome, letters, score};
 pub use paper::paper;
-pub use plot::PlotError;
-pub use report::{Documents, Report, Row};
+pub use plot::{Chart, PlotError, charts};
+pub use report::{Documents, Evidence, Report, Row};
 pub use system::{Positions, System};

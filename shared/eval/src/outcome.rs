@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use e2llm_api::v1::Usage;
+use e2llm_api::v1::{ExpandedChunk, Usage};
 use e2llm_data::TaskLine;
 use e2llm_data::score::{exact_match, f1, rouge, string_match, string_match_any};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ pub struct Outcome {
     pub id: String,
     /// Its kind.
     pub task: String,
+    /// Of its document. Outcomes of one document are resampled together.
+    pub doc_id: String,
     /// Decoder tokens of its document, where they were counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<usize>,
@@ -27,12 +30,18 @@ pub struct Outcome {
     /// Where its first evidence begins, as a share of the document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub depth: Option<f64>,
+    /// Share of the evidence's bytes that the decoder read as raw text; absent where there is no evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence_read: Option<f64>,
     /// See [`crate::System`].
     pub system: String,
     /// Hash of all that was asked, its name apart: document, instruction, how it is read and how the answer is written.
     pub prompt: String,
     /// The answer.
     pub prediction: String,
+    /// Log-likelihoods of the choices in nats, from A on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<f64>,
     /// From 0 to 1, by what the kind of task is judged by.
     pub score: f64,
     /// All metrics, the score among them.
@@ -56,6 +65,8 @@ pub struct Asked<'a> {
     pub suite: &'a str,
     /// The task; its context may be gone.
     pub task: &'a TaskLine,
+    /// Its document.
+    pub doc_id: &'a str,
     /// Bytes of its document.
     pub bytes: usize,
     /// See [`Outcome::length`].
@@ -78,21 +89,24 @@ pub struct Answer {
 impl Outcome {
     /// Judges an answer.
     pub fn new(asked: Asked<'_>, system: &str, answer: Answer) -> Self {
-        let Asked { suite, task, bytes, length } = asked;
+        let Asked { suite, task, doc_id, bytes, length } = asked;
         let (score, metrics) = score(task, &answer);
-        let Answer { prediction, usage, prompt, .. } = answer;
+        let Answer { prediction, choices, usage, prompt } = answer;
         let depth = task.evidence.first().map(|evidence| evidence.start as f64 / bytes.max(1) as f64);
         Self {
             suite: suite.to_owned(),
             id: task.id.clone(),
             task: task.task.clone(),
+            doc_id: doc_id.to_owned(),
             tokens: task.tokens,
             length,
             labels: task.labels.clone(),
             depth,
+            evidence_read: evidence_read(&task.evidence, &usage),
             system: system.to_owned(),
             prompt,
             prediction,
+            choices,
             score,
             metrics,
             positions: usage.soft_positions + usage.text_positions,
@@ -111,6 +125,14 @@ impl Outcome {
             (suite, task) => format!("{suite} {task}"),
         }
     }
+}
+
+fn evidence_read(evidence: &[Range<usize>], usage: &Usage) -> Option<f64> {
+    let bytes: usize = evidence.iter().map(ExactSizeIterator::len).sum();
+    let chunk = |chunk: &ExpandedChunk| chunk.text_start as usize..chunk.text_end as usize;
+    let common = |a: &Range<usize>, b: Range<usize>| a.end.min(b.end).saturating_sub(a.start.max(b.start));
+    let read = |range: &Range<usize>| usage.expanded.iter().map(|of| common(range, chunk(of))).sum::<usize>();
+    (bytes > 0).then(|| evidence.iter().map(read).sum::<usize>() as f64 / bytes as f64)
 }
 
 /// What an answer is worth, by the kind of its task: RULER's string match for needles, variables and words; for questions
@@ -218,13 +240,24 @@ mod tests {
     }
 
     #[test]
+    fn evidence_counts_as_read_by_its_share_in_raw_text() {
+        let chunk = |text_start, text_end| ExpandedChunk { text_start, text_end, ..ExpandedChunk::default() };
+        let usage = |expanded: &[ExpandedChunk]| Usage { expanded: expanded.to_vec(), ..Usage::default() };
+        let read = |expanded: &[ExpandedChunk]| evidence_read(&[10..20, 90..100], &usage(expanded));
+        assert_eq!(read(&[chunk(0, 30), chunk(80, 120)]), Some(1.0));
+        assert_eq!(read(&[chunk(0, 15), chunk(15, 18), chunk(40, 60)]), Some(0.4));
+        assert_eq!(evidence_read(&[], &usage(&[chunk(0, 30)])), None);
+    }
+
+    #[test]
     fn an_outcome_says_how_deep_the_needle_was_and_what_it_is_called() {
         let line = TaskLine { evidence: std::iter::once(250..260).collect(), ..task("niah_single_1", &["7"]) };
         let of = |suite, task: TaskLine| {
-            Outcome::new(Asked { suite, task: &task, bytes: 1_000, length: None }, "soft", said("7"))
+            Outcome::new(Asked { suite, task: &task, doc_id: "d", bytes: 1_000, length: None }, "soft", said("7"))
         };
         let outcome = of("ruler", line);
         assert_eq!((outcome.depth, outcome.score, outcome.name().as_str()), (Some(0.25), 1.0, "ruler niah_single_1"));
+        assert_eq!((outcome.evidence_read, of("", task("qa", &["7"])).evidence_read), (Some(0.0), None));
         assert_eq!(of("qmsum", task("qa", &["7"])).name(), "qmsum");
         assert_eq!(of("", task("qa", &["7"])).name(), "qa");
     }

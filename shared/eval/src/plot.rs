@@ -20,10 +20,13 @@ const MAPPED: [System; 4] = [System::Soft, System::Expand, System::Rag, System::
 
 /// A drawing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Chart {
-    pub(crate) title: String,
+pub struct Chart {
+    /// For a file's name, such as `length-ruler-vt`.
+    pub name: String,
+    /// What it shows.
+    pub title: String,
     /// An SVG document.
-    pub(crate) svg: String,
+    pub svg: String,
 }
 
 /// Points by system.
@@ -34,35 +37,42 @@ type Lines = BTreeMap<System, Vec<(f64, f64)>>;
 ///
 /// # Errors
 /// What drawing fails with.
-pub(crate) fn charts(report: &Report, outcomes: &[Outcome]) -> Result<Vec<Chart>, PlotError> {
+pub fn charts(report: &Report, outcomes: &[Outcome]) -> Result<Vec<Chart>, PlotError> {
     let mut charts = Vec::new();
     for (task, lines) in by_length(report) {
         let title = format!("{task}: score in percent against tokens of the document");
-        charts.push(draw(title, |canvas| lines_chart(canvas, &lines, &length_name))?);
+        charts.push(draw(&format!("length {task}"), title, |canvas| lines_chart(canvas, &lines, &length_name))?);
     }
     let compression = by_compression(report);
     if !compression.is_empty() {
         let title = "Score in percent against compression, tokens of the document to a decoder position".to_owned();
-        charts.push(draw(title, |canvas| lines_chart(canvas, &compression, &|x| format!("{:.1}", x.exp2())))?);
+        let ratio = |log2: f64| format!("{:.1}", log2.exp2());
+        charts.push(draw("compression", title, |canvas| lines_chart(canvas, &compression, &ratio))?);
     }
     for system in MAPPED {
         let cells = heat(outcomes, system);
         if cells.keys().any(|(length, _)| cells.keys().any(|(other, _)| other != length)) {
             let title = format!("Needles with {system}: score in percent by depth and length");
-            charts.push(draw(title, |canvas| heat_map(canvas, &cells))?);
+            charts.push(draw(&format!("needles {system}"), title, |canvas| heat_map(canvas, &cells))?);
         }
     }
     Ok(charts)
 }
 
-fn draw(title: String, with: impl FnOnce(&Canvas<'_>) -> Result<(), PlotError>) -> Result<Chart, PlotError> {
+fn draw(
+    name: &str,
+    title: String,
+    with: impl FnOnce(&Canvas<'_>) -> Result<(), PlotError>,
+) -> Result<Chart, PlotError> {
     let mut svg = String::new();
     let canvas = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
     canvas.fill(&WHITE)?;
     with(&canvas)?;
     canvas.present()?;
     drop(canvas);
-    Ok(Chart { title, svg })
+    let words: Vec<String> = name.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_lowercase).collect();
+    let name = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join("-");
+    Ok(Chart { name, title, svg })
 }
 
 /// Lines over log2 of lengths, in percent, of tasks measured at several; "all tasks" is their mean.
@@ -77,10 +87,10 @@ fn by_length(report: &Report) -> Vec<(String, Lines)> {
         for system in System::ALL {
             let Some(score) = row.scores.get(system.name()) else { continue };
             if row.task != NEEDLES {
-                all.entry((system, length)).or_default().push(100.0 * score.mean);
+                all.entry((system, length)).or_default().push(100.0 * score.value);
             }
             if let Some((_, lines)) = tasks.last_mut() {
-                lines.entry(system).or_default().push(((length as f64).log2(), 100.0 * score.mean));
+                lines.entry(system).or_default().push(((length as f64).log2(), 100.0 * score.value));
             }
         }
     }
@@ -111,7 +121,7 @@ fn by_compression(report: &Report) -> Lines {
                 continue;
             };
             let ratio = tokens / positions.max(1.0);
-            sums.entry((system, length)).or_default().push((ratio.log2(), 100.0 * score.mean));
+            sums.entry((system, length)).or_default().push((ratio.log2(), 100.0 * score.value));
         }
     }
     let mut lines = Lines::new();

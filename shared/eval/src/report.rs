@@ -30,6 +30,8 @@ pub struct Row {
     /// Paired over tasks, (score − score without document) / (score of the full text − score without document): 1 is what the
     /// decoder makes of as much of the text as its window holds. Only where the text is of use to it: the 95 % interval of the denominator is above 0.
     pub normalized: BTreeMap<String, Interval>,
+    /// What raw text of the evidence is worth, by system, of tasks that have evidence.
+    pub evidence: BTreeMap<String, Evidence>,
     /// Mean decoder positions of the prompt by system.
     pub positions: BTreeMap<String, f64>,
     /// Median milliseconds to the first token by system.
@@ -40,6 +42,18 @@ pub struct Row {
     pub soft_credit: Option<Interval>,
     /// See [`paper`].
     pub paper: Option<f64>,
+}
+
+/// A system's scores by whether the decoder read all of the evidence as raw text: what choosing chunks costs, and what is
+/// lost with the right ones read.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Evidence {
+    /// Share of tasks in which it did.
+    pub read: f64,
+    /// Score of these tasks.
+    pub score_if_read: Option<Interval>,
+    /// Score of the others.
+    pub score_if_not: Option<Interval>,
 }
 
 /// What the documents of an evaluation took.
@@ -133,7 +147,6 @@ type BySystem<'o> = BTreeMap<String, Vec<&'o Outcome>>;
 fn row((task, label, length): Group, outcomes: &[&Outcome]) -> Row {
     let mut by_system: BySystem<'_> = BTreeMap::new();
     outcomes.iter().for_each(|outcome| by_system.entry(outcome.system.clone()).or_default().push(outcome));
-    let scores = |of: &Vec<&Outcome>| interval(&of.iter().map(|outcome| outcome.score).collect::<Vec<_>>());
     let mean = |values: &mut dyn Iterator<Item = f64>, count: usize| values.sum::<f64>() / count.max(1) as f64;
     let of_each = |value: &dyn Fn(&[&Outcome]) -> f64| {
         by_system.iter().map(|(system, of)| (system.clone(), value(of))).collect::<BTreeMap<_, _>>()
@@ -145,14 +158,30 @@ fn row((task, label, length): Group, outcomes: &[&Outcome]) -> Row {
         label,
         length,
         tokens: (!counted.is_empty()).then(|| mean(&mut counted.iter().copied(), counted.len())),
-        scores: by_system.iter().filter_map(|(system, of)| Some((system.clone(), scores(of)?))).collect(),
+        scores: by_system.iter().filter_map(|(system, of)| Some((system.clone(), mean_score(of)?))).collect(),
         normalized: normalized(&by_system),
+        evidence: by_system.iter().filter_map(|(system, of)| Some((system.clone(), evidence(of)?))).collect(),
         positions: of_each(&|of| mean(&mut of.iter().map(|outcome| f64::from(outcome.positions)), of.len())),
         first_token_ms: of_each(&|of| median_ms(of.iter().map(|outcome| outcome.first_token_us))),
         total_ms: of_each(&|of| median_ms(of.iter().map(|outcome| outcome.total_us))),
         soft_credit: credit(&by_system),
         paper,
     }
+}
+
+fn mean_score<'o>(outcomes: impl IntoIterator<Item = &'o &'o Outcome>) -> Option<Interval> {
+    interval(outcomes.into_iter().map(|outcome| (outcome.doc_id.as_str(), outcome.score)))
+}
+
+fn evidence(outcomes: &[&Outcome]) -> Option<Evidence> {
+    let known: Vec<&Outcome> = outcomes.iter().copied().filter(|outcome| outcome.evidence_read.is_some()).collect();
+    let is_read = |outcome: &&Outcome| outcome.evidence_read.is_some_and(|share| share >= 1.0);
+    let (read, not): (Vec<&Outcome>, Vec<&Outcome>) = known.iter().copied().partition(is_read);
+    (!known.is_empty()).then(|| Evidence {
+        read: read.len() as f64 / known.len() as f64,
+        score_if_read: mean_score(&read),
+        score_if_not: mean_score(&not),
+    })
 }
 
 fn median_ms(times: impl Iterator<Item = u64>) -> f64 {
@@ -169,8 +198,10 @@ fn scores<'o>(by_system: &BySystem<'o>, system: &str) -> Option<HashMap<&'o str,
 fn credit(by_system: &BySystem<'_>) -> Option<Interval> {
     let other = scores(by_system, System::Other.name())?;
     let own = by_system.get(System::Expand.name())?;
-    let pairs = own.iter().filter_map(|outcome| Some(outcome.score - other.get(outcome.id.as_str())?));
-    interval(&pairs.collect::<Vec<_>>())
+    let pairs = own
+        .iter()
+        .filter_map(|outcome| Some((outcome.doc_id.as_str(), outcome.score - other.get(outcome.id.as_str())?)));
+    interval(pairs)
 }
 
 fn normalized(by_system: &BySystem<'_>) -> BTreeMap<String, Interval> {
@@ -181,21 +212,22 @@ fn normalized(by_system: &BySystem<'_>) -> BTreeMap<String, Interval> {
     let of_system = |(system, outcomes): (&String, &Vec<&Outcome>)| {
         let gains = outcomes.iter().filter_map(|outcome| {
             let (full, none) = (full.get(outcome.id.as_str())?, none.get(outcome.id.as_str())?);
-            Some((outcome.score - none, full - none))
+            Some((outcome.doc_id.as_str(), (outcome.score - none, full - none)))
         });
-        let gains: Vec<(f64, f64)> = gains.collect();
-        interval(&gains.iter().map(|(_, teacher)| *teacher).collect::<Vec<_>>()).filter(|teacher| teacher.low > 0.0)?;
+        let (documents, gains): (Vec<&str>, Vec<(f64, f64)>) = gains.unzip();
+        let teacher = documents.iter().copied().zip(gains.iter().map(|(_, teacher)| *teacher));
+        interval(teacher).filter(|teacher| teacher.low > 0.0)?;
         let ratio = |of: &[usize]| {
             let (own, teacher) = of.iter().fold((0.0, 0.0), |sum, at| (sum.0 + gains[*at].0, sum.1 + gains[*at].1));
             own / teacher
         };
-        Some((system.clone(), resampled(gains.len(), ratio)?))
+        Some((system.clone(), resampled(&documents, ratio)?))
     };
     by_system.iter().filter(|(system, _)| !ends.contains(&system.as_str())).filter_map(of_system).collect()
 }
 
-pub(crate) fn percent(Interval { mean, low, high, .. }: &Interval) -> String {
-    format!("{:.0} ({:.0} to {:.0})", 100.0 * mean, 100.0 * low, 100.0 * high)
+pub(crate) fn percent(Interval { value, low, high, .. }: &Interval) -> String {
+    format!("{:.0} ({:.0} to {:.0})", 100.0 * value, 100.0 * low, 100.0 * high)
 }
 
 #[cfg(test)]
@@ -207,13 +239,16 @@ pub(crate) mod tests {
             suite: String::new(),
             id: id.to_owned(),
             task: "qa".to_owned(),
+            doc_id: id.to_owned(),
             tokens: Some(3_900),
             length: Some(4_096),
             labels: BTreeMap::new(),
             depth: None,
+            evidence_read: None,
             prompt: String::new(),
             system: system.name().to_owned(),
             prediction: String::new(),
+            choices: Vec::new(),
             score,
             metrics: BTreeMap::new(),
             positions: 1_000,
@@ -234,9 +269,9 @@ pub(crate) mod tests {
             .collect();
         let report = Report::new(&outcomes);
         let [row] = report.rows.as_slice() else { panic!("{report:?}") };
-        assert_eq!((row.length, row.scores["expand"].mean), (Some(4_096), 0.5));
+        assert_eq!((row.length, row.scores["expand"].value), (Some(4_096), 0.5));
         let credit = row.soft_credit.unwrap();
-        assert_eq!((credit.mean, credit.low, credit.high), (0.25, 0.25, 0.25), "every pair differs alike");
+        assert_eq!((credit.value, credit.low, credit.high), (0.25, 0.25, 0.25), "every pair differs alike");
         assert_eq!((row.positions["other"], row.first_token_ms["other"]), (1_000.0, 2.0));
         let lines: Vec<String> = report.markdown().lines().map(str::to_owned).collect();
         assert_eq!(lines[0], "| task | tokens | n | expand | other | own − other |");
@@ -246,6 +281,18 @@ pub(crate) mod tests {
             "{}",
             lines[2]
         );
+    }
+
+    #[test]
+    fn scores_are_told_apart_by_whether_the_evidence_was_read() {
+        let of = |id: &str, evidence_read, score| Outcome { evidence_read, ..outcome(id, System::Expand, score) };
+        let outcomes = [of("a", Some(1.0), 1.0), of("b", Some(0.9), 0.25), of("c", Some(0.0), 0.0), of("d", None, 1.0)];
+        let report = Report::new(&outcomes);
+        let evidence = report.rows[0].evidence["expand"];
+        let value = |interval: Option<Interval>| interval.map(|interval| (interval.value, interval.count));
+        assert!((evidence.read - 1.0 / 3.0).abs() < 1e-9);
+        assert_eq!((value(evidence.score_if_read), value(evidence.score_if_not)), (Some((1.0, 1)), Some((0.125, 2))));
+        assert!(Report::new(&outcomes[3..]).rows[0].evidence.is_empty(), "a task without evidence");
     }
 
     #[test]
@@ -259,7 +306,7 @@ pub(crate) mod tests {
         };
         let report = Report::new(&outcomes(0.8));
         let normalized = &report.rows[0].normalized;
-        assert!((normalized["soft"].mean - 0.5).abs() < 1e-9 && normalized.len() == 1, "{normalized:?}");
+        assert!((normalized["soft"].value - 0.5).abs() < 1e-9 && normalized.len() == 1, "{normalized:?}");
         assert!(Report::new(&outcomes(0.2)).rows[0].normalized.is_empty(), "the text was of no use");
     }
 

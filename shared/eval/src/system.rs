@@ -1,7 +1,8 @@
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
-use e2llm_api::v1::{ContextOptions, Reading};
+use e2llm_api::v1::{ByteRange, ContextOptions, Reading};
 
 /// What of a document the decoder reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,6 +13,9 @@ pub enum System {
     Expand,
     /// As [`System::Expand`], the soft tokens being those of another document.
     Other,
+    /// As [`System::Expand`], the chunks that hold the evidence being raw text before all others: what is left to gain by
+    /// choosing them better.
+    Evidence,
     /// Raw text of the chunks nearest to the question, in as many positions as [`System::Expand`] may use.
     Rag,
     /// The opening of the text, in as many positions.
@@ -37,14 +41,15 @@ pub struct Positions {
 
 impl System {
     /// All of them, in the order of tables.
-    pub const ALL: [Self; 7] =
-        [Self::Soft, Self::Expand, Self::Other, Self::Rag, Self::Opening, Self::Full, Self::None];
+    pub const ALL: [Self; 8] =
+        [Self::Soft, Self::Expand, Self::Evidence, Self::Other, Self::Rag, Self::Opening, Self::Full, Self::None];
 
     /// As it is written on the command line and in results.
     pub fn name(self) -> &'static str {
         match self {
             Self::Soft => "soft",
             Self::Expand => "expand",
+            Self::Evidence => "evidence",
             Self::Other => "other",
             Self::Rag => "rag",
             Self::Opening => "opening",
@@ -53,8 +58,8 @@ impl System {
         }
     }
 
-    /// How the decoder is told; `other` is the id of another document.
-    pub fn context(self, positions: Positions, other: &str) -> ContextOptions {
+    /// How the decoder is told; `other` is the id of another document, `evidence` bytes of its own.
+    pub fn context(self, positions: Positions, other: &str, evidence: &[Range<usize>]) -> ContextOptions {
         let Positions { most, expand_chunks, expand, soft } = positions;
         let reading = |reading: Reading, max_positions| ContextOptions {
             max_positions,
@@ -71,6 +76,10 @@ impl System {
         match self {
             Self::Soft => soft_and_text(0),
             Self::Expand => soft_and_text(expand_chunks),
+            Self::Evidence => {
+                let range = |range: &Range<usize>| ByteRange { start: range.start as u64, end: range.end as u64 };
+                ContextOptions { expand_first: evidence.iter().map(range).collect(), ..soft_and_text(expand_chunks) }
+            }
             Self::Other => ContextOptions { soft_from: other.to_owned(), ..soft_and_text(expand_chunks) },
             Self::Rag => reading(Reading::Retrieved, equal),
             Self::Opening => reading(Reading::Opening, equal),
@@ -102,15 +111,17 @@ mod tests {
     #[test]
     fn raw_text_gets_as_many_positions_as_soft_tokens_with_expansion_and_no_more() {
         let positions = |soft| Positions { most: 2_000, expand_chunks: 6, expand: 700, soft };
-        let most = |system: System, soft| system.context(positions(soft), "b").max_positions;
+        let most = |system: System, soft| system.context(positions(soft), "b", &[]).max_positions;
         assert_eq!(most(System::Rag, 1_000), Some(1_700));
         assert_eq!(most(System::Opening, 5_000), Some(2_000));
         assert_eq!((most(System::Expand, 1_000), most(System::Full, 1_000)), (Some(2_000), None));
-        let other = System::Other.context(positions(1_000), "b");
-        let expand = System::Expand.context(positions(1_000), "b");
+        let other = System::Other.context(positions(1_000), "b", &[]);
+        let expand = System::Expand.context(positions(1_000), "b", &[]);
         assert_eq!(ContextOptions { soft_from: String::new(), ..other.clone() }, expand);
         assert_eq!(other.soft_from, "b");
-        assert_eq!(System::Soft.context(positions(1), "").expand_chunks, Some(0));
+        assert_eq!(System::Soft.context(positions(1), "", &[]).expand_chunks, Some(0));
+        let told = System::Evidence.context(positions(1_000), "b", &[3..9]);
+        assert_eq!(told, ContextOptions { expand_first: vec![ByteRange { start: 3, end: 9 }], ..expand });
     }
 
     #[test]

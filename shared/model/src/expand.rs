@@ -46,10 +46,18 @@ const DIVERSE_TEXTS: usize = 128;
 /// Chunks that do not fit, after which the positions of retrieved text count as used up.
 const MISSES: usize = 4;
 
-/// For a question: raw text of the nearest chunks, soft tokens of the others, nearest first when not all fit.
-pub fn for_question(chunks: &[Candidate<'_>], question: &[f32], budget: Budget, cost: TextCost<'_>) -> Vec<Form> {
+/// For a question: raw text of the nearest chunks, soft tokens of the others, nearest first when not all fit. Chunks that
+/// `comes_first` names by their index go before all others.
+pub fn for_question(
+    chunks: &[Candidate<'_>],
+    question: &[f32],
+    comes_first: &dyn Fn(usize) -> bool,
+    budget: Budget,
+    cost: TextCost<'_>,
+) -> Vec<Form> {
     let scores: Vec<f32> = chunks.iter().map(|c| dot(c.vector, question)).collect();
-    let order = descending(&scores);
+    let mut order = descending(&scores);
+    order.sort_by_key(|index| !comes_first(*index));
     let mut forms = vec![Form::LeftOut; chunks.len()];
     let left = expand(&order, &scores, budget, cost, &mut forms);
     fill_soft(chunks, &order, left, &mut forms);
@@ -205,19 +213,25 @@ mod tests {
 
     #[test]
     fn the_nearest_chunks_become_text_and_the_rest_stays_soft() {
-        let forms = for_question(&candidates(), &[0.0, 1.0], budget(100, 2, 100), &mut |_| Some(16));
+        let forms = for_question(&candidates(), &[0.0, 1.0], &|_| false, budget(100, 2, 100), &mut |_| Some(16));
         assert_eq!(forms, [Form::Soft, Form::Text(1.0), Form::Text(0.8), Form::Soft]);
     }
 
     #[test]
+    fn named_chunks_become_text_before_nearer_ones() {
+        let forms = for_question(&candidates(), &[0.0, 1.0], &|i| i == 0, budget(100, 2, 100), &mut |_| Some(16));
+        assert_eq!(forms, [Form::Text(0.0), Form::Text(1.0), Form::Soft, Form::Soft]);
+    }
+
+    #[test]
     fn a_tight_budget_leaves_out_the_farthest_chunk() {
-        let forms = for_question(&candidates(), &[0.0, 1.0], budget(24, 1, 16), &mut |_| Some(16));
+        let forms = for_question(&candidates(), &[0.0, 1.0], &|_| false, budget(24, 1, 16), &mut |_| Some(16));
         assert_eq!(forms, [Form::LeftOut, Form::Text(1.0), Form::Soft, Form::Soft]);
     }
 
     #[test]
     fn expansion_can_be_switched_off() {
-        let forms = for_question(&candidates(), &[0.0, 1.0], budget(100, 0, 100), &mut |_| Some(16));
+        let forms = for_question(&candidates(), &[0.0, 1.0], &|_| false, budget(100, 0, 100), &mut |_| Some(16));
         assert_eq!(forms, [Form::Soft; 4]);
     }
 
@@ -231,7 +245,8 @@ mod tests {
 
     #[test]
     fn a_chunk_without_text_stays_compressed() {
-        let forms = for_question(&candidates(), &[0.0, 1.0], budget(100, 2, 100), &mut |i| (i != 1).then_some(16));
+        let forms =
+            for_question(&candidates(), &[0.0, 1.0], &|_| false, budget(100, 2, 100), &mut |i| (i != 1).then_some(16));
         assert_eq!(forms, [Form::Soft, Form::Soft, Form::Text(0.8), Form::Soft]);
     }
 
@@ -257,7 +272,8 @@ mod tests {
     #[test]
     fn no_budget_is_ever_exceeded() {
         for positions in 0..80 {
-            let forms = for_question(&candidates(), &[0.6, 0.8], budget(positions, 3, 40), &mut |_| Some(16));
+            let forms =
+                for_question(&candidates(), &[0.6, 0.8], &|_| false, budget(positions, 3, 40), &mut |_| Some(16));
             let cost = |(form, chunk): (&Form, Candidate<'_>)| match form {
                 Form::Soft => chunk.soft_tokens,
                 Form::Text(_) => 16,

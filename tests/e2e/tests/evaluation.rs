@@ -49,7 +49,7 @@ fn systems_read_what_they_say_and_a_repeated_command_repeats_nothing() {
     let row = place.json(&command).succeeded().rows().remove(0);
     assert_eq!((&row["task"], &row["length"]), (&json!("niah_single"), &json!(512)));
     // A text of 400 tokens fits every window: who reads the needle as text finds it, who reads nothing cannot know it.
-    let score = |system: &str| row["scores"][system]["mean"].as_f64().unwrap();
+    let score = |system: &str| row["scores"][system]["value"].as_f64().unwrap();
     assert_eq!((score("full"), score("rag"), score("none")), (1.0, 1.0, 0.0), "{row}");
     let of = outcomes(&place);
     assert_eq!(of.len(), 14, "two tasks, seven systems");
@@ -139,7 +139,7 @@ fn ruler_is_made_asked_and_reported() {
     let expected: Vec<String> =
         tasks.iter().flat_map(|task| [512, 1024].map(|length| format!("{task} {length}"))).collect();
     assert_eq!(titles, expected);
-    let score = |row: &Value, system: &str| row["scores"][system]["mean"].as_f64().unwrap();
+    let score = |row: &Value, system: &str| row["scores"][system]["value"].as_f64().unwrap();
     assert!(rows.iter().all(|row| score(row, "none") == 0.0), "nobody knows it without the text: {rows:?}");
     assert!(score(&rows[0], "full") > 0.0, "{}", rows[0]);
     let of = outcomes(&place);
@@ -154,12 +154,13 @@ fn ruler_is_made_asked_and_reported() {
 #[test]
 fn choices_are_scored_and_written() {
     let place = Workplace::new();
-    let article = |id: &str, colour: &str, gold: u32| {
-        json!({"article_id": id, "set_unique_id": id, "article": format!("The sky over {id} is {colour}. ").repeat(20), "questions": [
-            {"question": format!("Which colour has the sky over {id}?"), "options": ["red", "green", "blue", "grey"], "gold_label": gold, "difficult": 0}]})
+    // The text names the letter itself: a decoder that reads it finds that letter the likeliest and writes it.
+    let article = |id: &str, letter: &str, gold: u32| {
+        json!({"article_id": id, "set_unique_id": id, "article": format!("The answer is {letter}. ").repeat(40), "questions": [
+            {"question": "What is the answer?", "options": ["red", "green", "blue", "grey"], "gold_label": gold, "difficult": 0}]})
         .to_string()
     };
-    place.write("quality.dev", [article("Aden", "green", 2), article("Brno", "grey", 4)].join("\n"));
+    place.write("quality.dev", [article("Aden", "B", 2), article("Brno", "D", 4)].join("\n"));
     let command = [
         "eval",
         "quality",
@@ -176,9 +177,10 @@ fn choices_are_scored_and_written() {
     let labels: Vec<&Value> = rows.iter().map(|row| &row["label"]).collect();
     assert_eq!(labels, [&Value::Null, &json!("difficulty=easy")]);
     for outcome in outcomes(&place) {
-        let metrics = outcome["metrics"].as_object().unwrap();
-        assert!(metrics.contains_key("accuracy") && metrics.contains_key("accuracy_written"), "{outcome}");
-        assert_eq!(outcome["score"], metrics["accuracy"], "the likeliest counts");
+        assert_eq!(outcome["metrics"], json!({"accuracy": 1.0, "accuracy_written": 1.0}), "{outcome}");
+        let choices = outcome["choices"].as_array().unwrap().iter().map(|choice| choice.as_f64().unwrap().exp());
+        let (count, sum) = (choices.len(), choices.sum::<f64>());
+        assert!(count == 4 && sum > 0.5 && sum < 1.0, "likelihoods of letters: {outcome}");
     }
     place.json(&["eval", "quality"]).refused(&["--input", "htmlstripped"]);
 }

@@ -109,7 +109,7 @@ pub(super) struct SuiteArgs {
     /// RULER: HotpotQA's questions for qa_2, hotpot_dev_distractor_v1.json or the like
     #[arg(long, value_name = "FILE")]
     hotpotqa: Option<PathBuf>,
-    /// RULER: seed of the first task of each configuration and length; the others follow
+    /// Which tasks are sampled of files; of RULER the seed of the first task of each configuration and length, the others follow
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 }
@@ -126,7 +126,7 @@ fn tokens(text: &str) -> Result<usize, String> {
 impl SuiteArgs {
     /// The tasks of the suites, at most `samples` of each kind and length. Blocks.
     pub(super) fn tasks(&self, suites: &[Suite], samples: Option<usize>, settings: &Settings) -> Result<Tasks> {
-        let mut tasks = Tasks::new(samples);
+        let mut tasks = Tasks::new(samples, self.seed);
         for (number, suite) in suites.iter().enumerate() {
             if suites[..number].contains(suite) {
                 bail!("a suite or file was given twice; give each once");
@@ -137,7 +137,7 @@ impl SuiteArgs {
                 Suite::Published(published) => self.published(published, &mut tasks, settings)?,
             }
         }
-        tasks.choose_others()?;
+        tasks.finish()?;
         Ok(tasks)
     }
 

@@ -29,17 +29,21 @@ pub(super) struct Tasks {
     /// Texts by document id.
     pub(super) documents: BTreeMap<String, String>,
     samples: Option<usize>,
-    taken: HashMap<Group, usize>,
+    seed: u64,
+    /// Those of files that are sampled so far, by the hash that they are drawn by, each with the number of tasks before it.
+    drawn: HashMap<Group, BTreeMap<Hash, (usize, TaskLine)>>,
     ids: HashSet<(&'static str, String)>,
 }
+
+type Hash = [u8; 32];
 
 /// Fewer bytes of an answer are in every text.
 const SHORTEST_ANSWER: usize = 3;
 
 impl Tasks {
-    /// At most `samples` of each kind and length will be taken, the first ones.
-    pub(super) fn new(samples: Option<usize>) -> Self {
-        Self { samples, ..Self::default() }
+    /// At most `samples` of each kind and length will be taken; which ones of files, `seed` decides.
+    pub(super) fn new(samples: Option<usize>, seed: u64) -> Self {
+        Self { samples, seed, ..Self::default() }
     }
 
     /// Reads a file of tasks.
@@ -53,27 +57,43 @@ impl Tasks {
             if line.answer.is_none() && line.answers.is_empty() {
                 bail!("{} line {number}: task {:?} has no answer to judge by", path.display(), line.id);
             }
-            if self.ids.contains(&(suite, line.id.clone())) {
+            if !self.ids.insert((suite, line.id.clone())) {
                 bail!(
                     "{} line {number}: task id {:?} stands twice in the files; ids must differ",
                     path.display(),
                     line.id
                 );
             }
-            let group = line.group();
-            let length = group.1;
-            let of_group = self.taken.entry((suite, group)).or_default();
-            if self.samples.is_none_or(|samples| *of_group < samples) {
-                *of_group += 1;
-                self.add(suite, line, length);
-            }
+            self.draw(suite, line);
         }
         Ok(())
     }
 
+    /// Keeps a task if its hash is among the smallest of its kind and length: a random sample whatever the files' order.
+    fn draw(&mut self, suite: &'static str, line: TaskLine) {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.seed.to_le_bytes()).update(line.id.as_bytes());
+        let drawn = self.drawn.entry((suite, line.group())).or_default();
+        drawn.insert(*hasher.finalize().as_bytes(), (self.ids.len(), line));
+        if self.samples.is_some_and(|samples| drawn.len() > samples) {
+            drawn.pop_last();
+        }
+    }
+
+    /// Takes what was sampled of files, and says whose soft tokens stand in for each document's.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        let groups = std::mem::take(&mut self.drawn).into_iter();
+        let of_group = |((suite, (_, length)), drawn): (Group, BTreeMap<Hash, (usize, TaskLine)>)| {
+            drawn.into_values().map(move |(number, line)| (number, suite, length, line))
+        };
+        let mut drawn: Vec<_> = groups.flat_map(of_group).collect();
+        drawn.sort_unstable_by_key(|(number, ..)| *number);
+        drawn.into_iter().for_each(|(_, suite, length, line)| self.add(suite, line, length));
+        self.choose_others()
+    }
+
     /// Takes a task.
     pub(super) fn add(&mut self, suite: &'static str, mut line: TaskLine, length: Option<usize>) {
-        self.ids.insert((suite, line.id.clone()));
         let context = std::mem::take(&mut line.context);
         let doc_id = blake3::hash(context.as_bytes()).to_hex()[..32].to_owned();
         self.documents.insert(doc_id.clone(), context);
@@ -82,7 +102,7 @@ impl Tasks {
 
     /// For each task the document of another that is nearest in length and has none of its answers: of the same suite, kind and
     /// length, if there is one.
-    pub(super) fn choose_others(&mut self) -> Result<()> {
+    fn choose_others(&mut self) -> Result<()> {
         if self.documents.len() < 2 {
             bail!(
                 "an evaluation needs tasks on at least two documents, so that one can stand in for the other; give more tasks, \
@@ -116,16 +136,26 @@ impl Tasks {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn read(lines: &[&str], samples: Option<usize>) -> Result<Tasks> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tasks.jsonl");
         std::fs::write(&path, lines.join("\n")).unwrap();
-        let mut tasks = Tasks::new(samples);
-        tasks.read("", &path)?;
-        tasks.choose_others()?;
+        sampled(&path, samples, 0)
+    }
+
+    fn sampled(path: &Path, samples: Option<usize>, seed: u64) -> Result<Tasks> {
+        let mut tasks = Tasks::new(samples, seed);
+        tasks.read("", path)?;
+        tasks.finish()?;
         Ok(tasks)
+    }
+
+    fn ids(tasks: Tasks) -> BTreeSet<String> {
+        tasks.sampled.into_iter().map(|task| task.line.id).collect()
     }
 
     const A: &str = r#"{"id":"a","task":"qa","context":"one two","prompt":"p","answers":["two"],"tokens":900}"#;
@@ -152,10 +182,23 @@ mod tests {
     }
 
     #[test]
-    fn so_many_of_each_kind_and_length_are_taken() {
-        let ids: Vec<String> =
-            read(&[A, B, C], Some(1)).unwrap().sampled.into_iter().map(|task| task.line.id).collect();
-        assert_eq!(ids, ["a", "c"]);
+    fn so_many_of_each_kind_and_length_are_drawn_by_the_seed_and_not_by_their_order() {
+        assert!(ids(read(&[A, B, C], Some(1)).unwrap()).contains("c"), "the only one of its kind");
+        let line = |i: usize| {
+            format!(r#"{{"id":"{i}","task":"qa","context":"text {i}","prompt":"p","answer":"a","tokens":900}}"#)
+        };
+        let mut lines: Vec<String> = (0..100).map(line).collect();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tasks.jsonl");
+        let mut drawn = |seed| {
+            lines.reverse();
+            std::fs::write(&path, lines.join("\n")).unwrap();
+            ids(sampled(&path, Some(10), seed).unwrap())
+        };
+        let (first, again, other) = (drawn(1), drawn(1), drawn(2));
+        assert_eq!((first.len(), &first), (10, &again));
+        assert_ne!(first, other);
+        assert_ne!(first, (0..10).map(|i| i.to_string()).collect());
     }
 
     #[test]

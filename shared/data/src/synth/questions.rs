@@ -1,5 +1,6 @@
 //! Questions about one of several documents.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use rand::Rng;
@@ -148,18 +149,12 @@ fn documents(
         }
         names.push((name, shelf));
     }
-    let texts = &synthesizer.haystack.documents;
-    for number in shuffled((0..texts.len()).collect(), rng) {
-        if left < aim / 50 {
-            break;
-        }
+    let mut texts = Passages::new(synthesizer.haystack, rng);
+    while left >= aim / 50 {
         let (title, shelf) = (unique.key(rng), shelved.then(|| unique.key(rng)));
         let frame: String = entries(&title, "", shelf.as_deref()).concat();
         let room = left.saturating_sub((synthesizer.count)(&frame)?).min(length);
-        let passage = cut::passage(&texts[number].text, room, synthesizer.count)?;
-        if passage.is_empty() || asked.passages.iter().any(|asked| asked.contains(passage.as_str())) {
-            continue;
-        }
+        let Some(passage) = texts.next(asked, room, synthesizer)? else { break };
         for block in entries(&title, &passage, shelf.as_deref()) {
             left = left.saturating_sub((synthesizer.count)(&block)?);
             blocks.push((block, false));
@@ -167,12 +162,38 @@ fn documents(
     }
     if left > aim / 20 {
         let found = aim - left;
-        let problem = format!(
-            "the haystack gave {found} of {aim} tokens; give one with more documents, or ask for fewer --tokens"
-        );
+        let problem =
+            format!("the haystack gave {found} of {aim} tokens; give one with more text, or ask for fewer --tokens");
         return Err(DataError::Haystack(problem));
     }
     Ok(laid_out(asked, &names, shuffled(blocks, rng)))
+}
+
+/// Passages that nobody asks about: the first of each text in random order, then the second of each, and so on.
+struct Passages<'h> {
+    /// What is left of each text.
+    rests: VecDeque<&'h str>,
+}
+
+impl<'h> Passages<'h> {
+    fn new(haystack: &'h Haystack, rng: &mut ChaCha8Rng) -> Self {
+        let texts = haystack.documents.iter().map(|document| document.text.as_str()).collect();
+        Self { rests: shuffled(texts, rng).into() }
+    }
+
+    /// One of at most `room` tokens; `None` once all texts are used up. A text that an asked passage is of gives none: what
+    /// follows there may be described by the question as well.
+    fn next(&mut self, asked: &Asked, room: usize, synthesizer: &Synthesizer<'_>) -> Result<Option<String>> {
+        while let Some(text) = self.rests.pop_front() {
+            let (passage, end) = cut::passage_and_end(text, room, synthesizer.count)?;
+            if passage.is_empty() || asked.passages.iter().any(|asked| asked.contains(passage.as_str())) {
+                continue;
+            }
+            self.rests.push_back(&text[end..]);
+            return Ok(Some(passage));
+        }
+        Ok(None)
+    }
 }
 
 /// A passage under its name, and where it stands.
