@@ -1,6 +1,6 @@
 //! Norms, activations, softmax and rotation of rows, with their gradients; loops that the compiler vectorises.
 
-/// Defines a function whose body is compiled twice on x86-64, for AVX2 and for the baseline, and chosen at run time.
+/// Defines a function whose body is compiled three times on x86-64, for AVX-512, for AVX2 and for the baseline, and chosen at run time.
 macro_rules! vectorized {
     ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -10,8 +10,14 @@ macro_rules! vectorized {
 
             #[cfg(target_arch = "x86_64")]
             {
+                #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
                 #[target_feature(enable = "avx2,fma,f16c")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                if crate::simd::has_vnni() {
+                    // SAFETY: the features the function was compiled for were just detected.
+                    return unsafe { avx512($($arg),*) };
+                }
                 if crate::simd::has_avx2() {
                     // SAFETY: the features the function was compiled for were just detected.
                     return unsafe { avx2($($arg),*) };
@@ -32,14 +38,19 @@ pub(crate) fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.3, 88.7);
     // Adding and subtracting 1.5·2^23 rounds to the nearest integer without a call.
     const ROUND: f32 = 12_582_912.0;
-    let shifted = x * LOG2_E + ROUND;
+    let shifted = x.mul_add(LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = x - n * LN2_HIGH - n * LN2_LOW;
-    let poly =
-        1.0 + r * (1.0 + r * (0.5 + r * (0.166_666_57 + r * (0.041_666_57 + r * (0.008_333_7 + r * 0.001_393_1)))));
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
+    let poly = horner(r, 0.001_393_1, [0.008_333_7, 0.041_666_57, 0.166_666_57, 0.5, 1.0, 1.0]);
     // The integer stands in the low bits of `shifted`; its bits become the exponent of 2^n.
     let bits = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
     poly * f32::from_bits(bits)
+}
+
+/// A polynomial, the coefficient of the highest power first.
+#[inline(always)]
+fn horner<const N: usize>(x: f32, highest: f32, others: [f32; N]) -> f32 {
+    others.into_iter().fold(highest, |sum, coefficient| sum.mul_add(x, coefficient))
 }
 
 #[inline(always)]
@@ -142,9 +153,9 @@ vectorized! {
 /// erf by Abramowitz and Stegun 7.1.26, absolute error below 2e-7.
 #[inline(always)]
 fn erf(x: f32) -> f32 {
-    let t = 1.0 / (1.0 + 0.327_591_1 * x.abs());
-    let poly = t * (0.254_829_6 + t * (-0.284_496_74 + t * (1.421_413_7 + t * (-1.453_152 + t * 1.061_405_4))));
-    (1.0 - poly * exp(-x * x)).copysign(x)
+    let t = 1.0 / x.abs().mul_add(0.327_591_1, 1.0);
+    let poly = t * horner(t, 1.061_405_4, [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6]);
+    poly.mul_add(-exp(-x * x), 1.0).copysign(x)
 }
 
 vectorized! {
@@ -171,6 +182,24 @@ vectorized! {
     /// In place: e^(x − max).
     fn exp_minus(row: &mut [f32], max: f32) {
         for x in row.iter_mut() { *x = exp(*x - max); }
+    }
+}
+
+vectorized! {
+    /// In place: e^(x − max) of whole panels; returns their sum.
+    fn exp_minus_and_sum(panels: &mut [[f32; 16]], max: f32) -> f32 {
+        let mut lanes = [0.0f32; 16];
+        for panel in panels {
+            for (x, lane) in panel.iter_mut().zip(&mut lanes) {
+                *x = exp(*x - max);
+                *lane += *x;
+            }
+        }
+        // By halves: one after the other they would wait for each other.
+        for half in [8, 4, 2, 1] {
+            for lane in 0..half { lanes[lane] += lanes[lane + half]; }
+        }
+        lanes[0]
     }
 }
 

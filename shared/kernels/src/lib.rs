@@ -3,6 +3,7 @@
 //! * [`Matrix`] holds weights in compact forms, [`Rows`] the activations rounded for them, [`Linear`] multiplies: at memory speed for
 //!   one row, faster than f32 for many. A row's result does not depend on the rows beside it.
 //! * [`attention::Heads`] reads keys and values in pages of 16-bit floats.
+//! * [`bidirectional`] is the encoder's attention.
 //! * [`gemm`] and [`element`] are the f32 forms that training differentiates.
 //! * [`Pool`] runs regions of a few microseconds on all cores.
 //!
@@ -10,6 +11,7 @@
 #![allow(unsafe_code)]
 
 pub mod attention;
+pub mod bidirectional;
 pub mod element;
 pub mod gemm;
 mod linear;

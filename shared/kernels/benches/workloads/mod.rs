@@ -2,6 +2,7 @@
 //! instructions.
 
 use e2llm_kernels::attention::{Heads, PAGE, Sequence};
+use e2llm_kernels::bidirectional::{self, attend_to_all};
 use e2llm_kernels::element::{gelu, rms_norm_row};
 use e2llm_kernels::gemm::{Mat, Threads, matmul};
 use e2llm_kernels::{Gated, Into, Linear, Lora, Matrix, Pool, Rows, Scratch};
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Workload> {
         gated("u4_swiglu_16_rows", 16),
         attention("attention_1_row_at_1024", 1, 1023),
         attention("attention_64_rows_at_1024", 64, 960),
+        encoder_attention("bidirectional_100_rows", 100),
         gemm("f32_128_rows", 128),
         norm("rms_norm_and_round_64_rows", 64),
         activation("gelu_128_rows", 128),
@@ -113,6 +115,13 @@ fn attention(name: &'static str, count: usize, past: usize) -> Workload {
         let sequence = Sequence { rows: count, past, pages: pages.iter().map(Vec::as_slice).collect() };
         heads.attend(Pool::single(), &[sequence], &queries, &mut out);
     })
+}
+
+/// MiniLM's twelve heads.
+fn encoder_attention(name: &'static str, count: usize) -> Workload {
+    let (qkv, mut out) = (values(3 * count * D_ENC), vec![0.0; count * D_ENC]);
+    let mut scratch = bidirectional::Scratch::default();
+    Workload::new(name, 4 * count * count * D_ENC, move || attend_to_all(&mut out, &qkv, D_ENC, 12, &mut scratch))
 }
 
 fn gemm(name: &'static str, count: usize) -> Workload {

@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use super::x86::{lanes, spread, u4_block};
 use crate::matrix::U4_BLOCK;
 use crate::rows::Rows;
+use crate::simd::LANES;
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn u4_tile<const T: usize>(bytes: &[u8], x: &Rows, row: usize, first_block: usize) -> [[f32; 8]; T] {
@@ -68,7 +69,12 @@ pub(super) fn i8_tile<const T: usize, const V: usize>(
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn wide_sums<const T: usize>(first: &[i16], second: &[i16], x: &Rows, row: usize) -> [[i32; 16]; T] {
+pub(super) fn wide_tile<const T: usize>(
+    [first, second]: [&[i16]; 2],
+    scales: &[f32; LANES],
+    x: &Rows,
+    row: usize,
+) -> [[f32; LANES]; T] {
     let mut sums = [_mm512_setzero_si512(); T];
     let width = x.width();
     // SAFETY: the caller checked that the panels have a vector per pair of columns, and that the rows are there.
@@ -84,10 +90,32 @@ pub(super) fn wide_sums<const T: usize>(first: &[i16], second: &[i16], x: &Rows,
             }
         }
     }
-    let mut out = [[0; 16]; T];
-    for (out, sum) in out.iter_mut().zip(sums) {
-        // SAFETY: sixteen numbers fit.
-        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), sum) };
+    let mut out = [[0.0; LANES]; T];
+    for (t, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
+        // SAFETY: both are one vector, and the caller checked that the row has a scale.
+        unsafe {
+            let scale = _mm512_set1_ps(*x.scales.get_unchecked(row + t));
+            let scales = _mm512_mul_ps(_mm512_loadu_ps(scales.as_ptr()), scale);
+            _mm512_storeu_ps(out.as_mut_ptr(), _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scales));
+        }
     }
+    out
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) fn panel_products<const T: usize>(rows: [&[f32]; T], panel: &[[f32; LANES]]) -> [[f32; LANES]; T] {
+    let mut sums = [_mm512_setzero_ps(); T];
+    for (k, columns) in panel.iter().enumerate() {
+        // SAFETY: a panel's row is one vector, and the caller checked that the rows have as many values.
+        unsafe {
+            let columns = _mm512_loadu_ps(columns.as_ptr());
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                *sum = _mm512_fmadd_ps(_mm512_set1_ps(*row.get_unchecked(k)), columns, *sum);
+            }
+        }
+    }
+    let mut out = [[0.0; LANES]; T];
+    // SAFETY: a row is one vector.
+    out.iter_mut().zip(sums).for_each(|(out, sum)| unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sum) });
     out
 }

@@ -24,6 +24,9 @@ pub(crate) const WIDE_TILE: usize = 6;
 pub(crate) const LARGE_TILE: usize = 8;
 pub(crate) const LARGE_WIDE_TILE: usize = 16;
 
+/// Columns of a panel of f32.
+pub(crate) const LANES: usize = 16;
+
 /// What this machine can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
@@ -61,7 +64,7 @@ pub(crate) fn has_avx2() -> bool {
     level() >= Level::Avx2
 }
 
-/// Whether the products compiled for AVX-512 VNNI may run here.
+/// Whether functions compiled for AVX-512 F, BW, VL and VNNI may run here, too.
 pub(crate) fn has_vnni() -> bool {
     level() == Level::Vnni
 }
@@ -133,21 +136,21 @@ pub(crate) fn tile<const T: usize>(
 }
 
 /// Products of two panels, the second of which may be missing, with `T` rows from `row` on.
-pub(crate) fn wide_tile<const T: usize>(matrix: &Matrix, panel: usize, x: &Rows, row: usize) -> [[f32; 16]; T] {
+pub(crate) fn wide_tile<const T: usize>(matrix: &Matrix, panel: usize, x: &Rows, row: usize) -> [[f32; LANES]; T] {
     let size = matrix.blocks() * 16;
     let first = &matrix.wide[panel * size..(panel + 1) * size];
     let second = if panel + 1 < matrix.panels() { &matrix.wide[(panel + 1) * size..(panel + 2) * size] } else { first };
     assert!(row + T <= x.rows && x.width() == matrix.blocks() * 2 && x.wide);
-    let sums = wide_sums::<T>(first, second, x, row);
-    let scales: [f32; 16] = std::array::from_fn(|lane| matrix.scales.get(panel * 8 + lane).copied().unwrap_or(0.0));
-    std::array::from_fn(|t| {
-        let scale = x.scales[row + t];
-        std::array::from_fn(|lane| sums[t][lane] as f32 * (scales[lane] * scale))
-    })
+    assert!(x.scales.len() >= row + T);
+    let mut scales = [0.0; LANES];
+    scales.iter_mut().zip(&matrix.scales[panel * 8..]).for_each(|(to, scale)| *to = *scale);
+    dispatch_product!(wide_tile::<T>([first, second], &scales, x, row))
 }
 
-fn wide_sums<const T: usize>(first: &[i16], second: &[i16], x: &Rows, row: usize) -> [[i32; 16]; T] {
-    dispatch_product!(wide_sums::<T>(first, second, x, row))
+/// Products of rows with a panel of 16 columns: `out[t][c] = Σ rows[t][k] · panel[k][c]`, in order of k.
+pub(crate) fn panel_products<const T: usize>(rows: [&[f32]; T], panel: &[[f32; LANES]]) -> [[f32; LANES]; T] {
+    assert!(rows.iter().all(|row| row.len() == panel.len()));
+    dispatch_product!(panel_products::<T>(rows, panel))
 }
 
 /// 16-bit floats as f32.
@@ -245,25 +248,38 @@ mod tests {
         fn products_of_dense_weights_are_the_same_in_every_form(weights in prop::collection::vec(-2f32..2.0, 16 * 96), values in prop::collection::vec(-9f32..9.0, 3 * 96)) {
             let (wide, narrow) = (Matrix::i16_from_f32(16, 96, &weights).unwrap(), Matrix::i8_from_f32(16, 96, &weights).unwrap());
             let (x, y) = (rows_for(&wide, &values), rows_for(&narrow, &values));
+            let (first, second) = wide.wide.split_at(wide.wide.len() / 2);
+            let (panels, scales) = ([first, second], std::array::from_fn(|lane| wide.scales[lane]));
             if has_avx2() {
-                let (first, second) = wide.wide.split_at(wide.wide.len() / 2);
                 // SAFETY: the features were detected.
-                let fast = unsafe { x86::wide_sums::<3>(first, second, &x, 0) };
-                prop_assert_eq!(fast, portable::wide_sums::<3>(first, second, &x, 0));
+                let fast = unsafe { x86::wide_tile::<3>(panels, &scales, &x, 0) };
+                prop_assert_eq!(fast, portable::wide_tile::<3>(panels, &scales, &x, 0));
                 let panel = &narrow.bytes[..narrow.bytes.len() / 2];
                 // SAFETY: as above.
                 let fast = unsafe { x86::i8_tile::<3, 8>(panel, &y, 0, 0) };
                 prop_assert_eq!(fast, portable::i8_tile::<3, 8>(panel, &y, 0, 0));
             }
             if has_vnni() {
-                let (first, second) = wide.wide.split_at(wide.wide.len() / 2);
                 // SAFETY: the features were detected.
-                let fast = unsafe { avx512::wide_sums::<3>(first, second, &x, 0) };
-                prop_assert_eq!(fast, portable::wide_sums::<3>(first, second, &x, 0));
+                let fast = unsafe { avx512::wide_tile::<3>(panels, &scales, &x, 0) };
+                prop_assert_eq!(fast, portable::wide_tile::<3>(panels, &scales, &x, 0));
                 let panel = &narrow.bytes[..narrow.bytes.len() / 2];
                 // SAFETY: as above.
                 let fast = unsafe { avx512::i8_tile::<3, 8>(panel, &y, 0, 0) };
                 prop_assert_eq!(fast, portable::i8_tile::<3, 8>(panel, &y, 0, 0));
+            }
+        }
+
+        #[test]
+        fn panels_are_the_same_in_every_form(panel in prop::collection::vec(prop::array::uniform16(-2f32..2.0), 9), rows in prop::collection::vec(-2f32..2.0, 3 * 9)) {
+            let rows: [&[f32]; 3] = std::array::from_fn(|row| &rows[row * 9..(row + 1) * 9]);
+            if has_avx2() {
+                // SAFETY: the features were detected.
+                prop_assert_eq!(unsafe { x86::panel_products::<3>(rows, &panel) }, portable::panel_products::<3>(rows, &panel));
+            }
+            if has_vnni() {
+                // SAFETY: the features were detected.
+                prop_assert_eq!(unsafe { avx512::panel_products::<3>(rows, &panel) }, portable::panel_products::<3>(rows, &panel));
             }
         }
 

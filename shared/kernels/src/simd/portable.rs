@@ -5,6 +5,7 @@ use half::f16;
 use crate::attention::PAGE;
 use crate::matrix::{U4_BLOCK, half_at};
 use crate::rows::Rows;
+use crate::simd::LANES;
 
 pub(super) fn round_block(values: &[f32], out: &mut [i8]) -> (f32, f32) {
     let max = super::max_abs(values.iter());
@@ -80,20 +81,35 @@ pub(super) fn i8_tile<const T: usize, const V: usize>(
     sums
 }
 
-pub(super) fn wide_sums<const T: usize>(first: &[i16], second: &[i16], x: &Rows, row: usize) -> [[i32; 16]; T] {
-    let mut sums = [[0i32; 16]; T];
+pub(super) fn wide_tile<const T: usize>(
+    panels: [&[i16]; 2],
+    scales: &[f32; LANES],
+    x: &Rows,
+    row: usize,
+) -> [[f32; LANES]; T] {
     let width = x.width();
-    for (t, sums) in sums.iter_mut().enumerate() {
+    std::array::from_fn(|t| {
         let values = &x.wide_values[(row + t) * width..(row + t + 1) * width];
+        let mut sums = [0i32; LANES];
         for (pair, values) in values.chunks_exact(2).enumerate() {
             for (lane, sum) in sums.iter_mut().enumerate() {
-                let panel = if lane < 8 { first } else { second };
                 let at = pair * 16 + lane % 8 * 2;
-                *sum += i32::from(panel[at]) * i32::from(values[0]) + i32::from(panel[at + 1]) * i32::from(values[1]);
+                let weights = &panels[lane / 8][at..at + 2];
+                *sum += i32::from(weights[0]) * i32::from(values[0]) + i32::from(weights[1]) * i32::from(values[1]);
             }
         }
-    }
-    sums
+        std::array::from_fn(|lane| sums[lane] as f32 * (scales[lane] * x.scales[row + t]))
+    })
+}
+
+pub(super) fn panel_products<const T: usize>(rows: [&[f32]; T], panel: &[[f32; LANES]]) -> [[f32; LANES]; T] {
+    rows.map(|row| {
+        let mut sums = [0.0; LANES];
+        for (value, panel) in row.iter().zip(panel) {
+            sums.iter_mut().zip(panel).for_each(|(sum, column)| *sum = value.mul_add(*column, *sum));
+        }
+        sums
+    })
 }
 
 pub(super) fn widen(from: &[f16], to: &mut [f32]) {

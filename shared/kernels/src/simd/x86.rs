@@ -7,6 +7,7 @@ use half::f16;
 use crate::attention::PAGE;
 use crate::matrix::U4_BLOCK;
 use crate::rows::Rows;
+use crate::simd::LANES;
 
 /// The largest absolute value; NaN when any is no number.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -185,7 +186,12 @@ pub(super) fn i8_tile<const T: usize, const V: usize>(
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn wide_sums<const T: usize>(first: &[i16], second: &[i16], x: &Rows, row: usize) -> [[i32; 16]; T] {
+pub(super) fn wide_tile<const T: usize>(
+    [first, second]: [&[i16]; 2],
+    scales: &[f32; LANES],
+    x: &Rows,
+    row: usize,
+) -> [[f32; LANES]; T] {
     let mut sums = [[_mm256_setzero_si256(); 2]; T];
     let width = x.width();
     // SAFETY: the caller checked that the panels have a vector per pair of columns, and that the rows are there.
@@ -201,12 +207,16 @@ pub(super) fn wide_sums<const T: usize>(first: &[i16], second: &[i16], x: &Rows,
             }
         }
     }
-    let mut out = [[0; 16]; T];
-    for (out, sums) in out.iter_mut().zip(sums) {
-        // SAFETY: two times eight values fit.
+    let mut out = [[0.0; LANES]; T];
+    for (t, (out, sums)) in out.iter_mut().zip(sums).enumerate() {
+        // SAFETY: both are two vectors, and the caller checked that the row has a scale.
         unsafe {
-            _mm256_storeu_si256(out.as_mut_ptr().cast(), sums[0]);
-            _mm256_storeu_si256(out.as_mut_ptr().add(8).cast(), sums[1]);
+            let scale = _mm256_set1_ps(*x.scales.get_unchecked(row + t));
+            for (half, sum) in sums.into_iter().enumerate() {
+                let scales = _mm256_mul_ps(_mm256_loadu_ps(scales.as_ptr().add(8 * half)), scale);
+                let products = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scales);
+                _mm256_storeu_ps(out.as_mut_ptr().add(8 * half), products);
+            }
         }
     }
     out
@@ -221,6 +231,31 @@ pub(super) fn widen(from: &[f16], to: &mut [f32]) {
 }
 
 /// Scores and mixtures over keys and values of one type.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn panel_products<const T: usize>(rows: [&[f32]; T], panel: &[[f32; LANES]]) -> [[f32; LANES]; T] {
+    let mut sums = [[_mm256_setzero_ps(); 2]; T];
+    for (k, columns) in panel.iter().enumerate() {
+        // SAFETY: a panel's row has two vectors, and the caller checked that the rows have as many values.
+        unsafe {
+            let columns = [_mm256_loadu_ps(columns.as_ptr()), _mm256_loadu_ps(columns.as_ptr().add(8))];
+            for (sums, row) in sums.iter_mut().zip(rows) {
+                let value = _mm256_set1_ps(*row.get_unchecked(k));
+                sums[0] = _mm256_fmadd_ps(value, columns[0], sums[0]);
+                sums[1] = _mm256_fmadd_ps(value, columns[1], sums[1]);
+            }
+        }
+    }
+    let mut out = [[0.0; LANES]; T];
+    for (out, sums) in out.iter_mut().zip(sums) {
+        // SAFETY: a row has two vectors.
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), sums[0]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), sums[1]);
+        }
+    }
+    out
+}
+
 macro_rules! attention {
     ($scores:ident, $mix:ident, $vectors:ident, $element:ty, |$from:ident| $load:expr) => {
         /// Four vectors of positions at a time, so that `3 · 4` sums stay in registers.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use e2llm_kernels::element::{gelu, layer_norm_row, softmax_row};
-use e2llm_kernels::gemm::{Mat, Threads, matmul};
+use e2llm_kernels::bidirectional::{self, attend_to_all};
+use e2llm_kernels::element::{gelu, layer_norm_row};
 use e2llm_kernels::{Into, Linear, Matrix, Pool, Rows, Scratch};
 use rayon::prelude::*;
 
@@ -47,7 +47,7 @@ struct Work {
     wide: Vec<f32>,
     mixed: Vec<f32>,
     normed: Vec<f32>,
-    scores: Vec<f32>,
+    attention: bidirectional::Scratch,
     scratch: Scratch,
 }
 
@@ -153,27 +153,16 @@ fn tanh_gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + (SQRT_2_OVER_PI * x * (1.0 + 0.044_715 * x * x)).tanh())
 }
 
-/// Every head of every sequence by itself, from the projections in `work.wide` to `work.mixed`.
+/// Every sequence by itself, from the projections in `work.wide` to `work.mixed`.
 fn attend(lengths: &[usize], encoder: &TextEncoder, work: &mut Work) {
     let (width, heads) = (encoder.width(), encoder.heads());
-    let head = width / heads;
-    let scale = 1.0 / (head as f32).sqrt();
-    let Work { wide, mixed, scores, .. } = work;
+    let Work { wide, mixed, attention, .. } = work;
     mixed.resize(wide.len() / 3, 0.0);
-    let mut start = 0;
+    let (mut from, mut to) = (wide.as_slice(), mixed.as_mut_slice());
     for &length in lengths {
-        scores.resize(length * length, 0.0);
-        for at in (0..width).step_by(head) {
-            let part =
-                |index: usize| Mat::new(&wide[start * 3 * width + index * width + at..], length, head, 3 * width);
-            matmul(scores, length, part(0), part(1).t(), scale, false, Threads::One);
-            scores.chunks_exact_mut(length).for_each(|row| {
-                softmax_row(row);
-            });
-            let out = &mut mixed[start * width + at..];
-            matmul(out, width, Mat::new(scores, length, length, length), part(2), 1.0, false, Threads::One);
-        }
-        start += length;
+        let (own, later) = to.split_at_mut(length * width);
+        attend_to_all(own, &from[..3 * length * width], width, heads, attention);
+        (from, to) = (&from[3 * length * width..], later);
     }
 }
 
