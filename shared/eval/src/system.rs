@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(ContextOptions { soft_from: String::new(), ..other.clone() }, expand);
         assert_eq!(other.soft_from, "b");
         assert_eq!(System::Soft.context(positions(1), "", &[]).expand_chunks, Some(0));
-        let told = System::Evidence.context(positions(1_000), "b", &[3..9]);
+        let told = System::Evidence.context(positions(1_000), "b", std::slice::from_ref(&(3..9)));
         assert_eq!(told, ContextOptions { expand_first: vec![ByteRange { start: 3, end: 9 }], ..expand });
     }
 

@@ -21,8 +21,9 @@ use crate::error::{ModelError, Result};
 use crate::ops::{gelu, rms_norm};
 
 /// Weight of the last layer's states beside the first layer's in the features.
-const LAST_LAYER_SCALE: f64 = 2.5;
-const RMS_EPS: f32 = 1e-6;
+pub(crate) const LAST_LAYER_SCALE: f64 = 2.5;
+/// As its norm has it.
+pub(crate) const RMS_EPS: f32 = 1e-6;
 
 /// Fixed addition to the word pieces' values and gates: the *table* control, in which token identity bypasses the
 /// encoder. Not part of any bundle.
@@ -40,7 +41,7 @@ pub struct Bridge {
 #[derive(Debug, Clone)]
 pub struct Adapter {
     config: AdapterConfig,
-    parameters: HashMap<String, Tensor>,
+    pub(crate) parameters: HashMap<String, Tensor>,
     unit: Tensor,
 }
 

@@ -8,7 +8,7 @@ use candle_core::Device;
 use crate::adapter::{Adapter, ContentRows, chunk_vectors, unit};
 use crate::bundle::Bundle;
 use crate::chunk::Chunker;
-use crate::cpu::CpuEncoder;
+use crate::cpu::{CpuAdapter, CpuEncoder};
 use crate::encoder::{TextEncoder, TokenStates};
 use crate::error::{ModelError, Result};
 use crate::tokenizer::TextTokenizer;
@@ -28,19 +28,30 @@ pub struct DocumentEncoder {
     chunker: Chunker,
 }
 
-/// The encoder in the form that its device computes best.
+/// Encoder and adapter in the form that their device computes best.
 #[derive(Debug)]
 enum Backend {
-    Cpu(CpuEncoder),
+    /// With the adapter, where that has a form of its own there.
+    Cpu(CpuEncoder, Option<Box<CpuAdapter>>),
     Tensors(TextEncoder),
 }
 
 impl Backend {
     fn states(&self, sequences: &[Vec<u32>]) -> Result<TokenStates> {
         match self {
-            Backend::Cpu(encoder) => encoder.states(sequences),
+            Backend::Cpu(encoder, _) => encoder.states(sequences),
             Backend::Tensors(encoder) => encoder.states(sequences),
         }
+    }
+
+    /// Soft tokens of all sequences, one after the other.
+    fn soft_tokens(&self, adapter: &Adapter, states: &TokenStates) -> Result<Vec<f32>> {
+        if let Backend::Cpu(_, Some(adapter)) = self {
+            return adapter.soft_tokens(states);
+        }
+        let content = ContentRows::inside_specials(&states.lengths);
+        let features = Adapter::features(states, &content)?;
+        Ok(adapter.soft_tokens(&features, &content.pieces)?.flatten_all()?.to_vec1()?)
     }
 }
 
@@ -78,9 +89,12 @@ impl DocumentEncoder {
         let tokenizer = Arc::new(TextTokenizer::from_file(tokenizer)?);
         let chunker = Chunker::new(tokenizer.clone(), chunk_tokens)?;
         let d_enc = encoder.width();
-        let encoder =
-            if device.is_cpu() { Backend::Cpu(CpuEncoder::new(&encoder)?) } else { Backend::Tensors(encoder) };
-        Ok(Self { tokenizer, encoder, d_enc, base, adapter: bundle.adapter(device)?, chunker })
+        let adapter = bundle.adapter(device)?;
+        let encoder = match device.is_cpu() {
+            true => Backend::Cpu(CpuEncoder::new(&encoder)?, CpuAdapter::new(&adapter)?.map(Box::new)),
+            false => Backend::Tensors(encoder),
+        };
+        Ok(Self { tokenizer, encoder, d_enc, base, adapter, chunker })
     }
 
     /// The text encoder without the bundle's LoRA.
@@ -128,15 +142,14 @@ impl DocumentEncoder {
 
     fn encode_batch(&self, sequences: &[Vec<u32>]) -> Result<Vec<EncodedChunk>> {
         let states = self.encoder.states(sequences)?;
-        let content = ContentRows::inside_specials(&states.lengths);
-        let features = Adapter::features(&states, &content)?;
-        let soft = self.adapter.soft_tokens(&features, &content.pieces)?.flatten_all()?.to_vec1::<f32>()?;
+        let soft = self.encoder.soft_tokens(&self.adapter, &states)?;
         let mut soft = soft.as_slice();
         let vectors = chunk_vectors(&states)?;
         Ok(vectors
             .into_iter()
-            .zip(content.pieces)
-            .map(|(vector, tokens)| {
+            .zip(&states.lengths)
+            .map(|(vector, length)| {
+                let tokens = length.saturating_sub(2);
                 let count = self.adapter.config().soft_tokens(tokens);
                 let (own, later) = soft.split_at(count * self.d_model());
                 soft = later;

@@ -42,7 +42,7 @@ impl Sampler {
         check("temperature", temperature, (0.0..=100.0).contains(&temperature), "0 (greedy) to 100")?;
         check("top-p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0, at most 1")?;
         let penalty = f64::from(repetition_penalty);
-        check("repetition-penalty", penalty, penalty > 0.0 && penalty <= 100.0, "above 0 (1 is off), at most 100")?;
+        check("repetition-penalty", penalty, (0.01..=100.0).contains(&penalty), "0.01 to 100 (1 is off)")?;
 
         let sampling =
             if top_p < 1.0 { Sampling::TopP { p: top_p, temperature } } else { Sampling::All { temperature } };

@@ -1,4 +1,4 @@
-//! The inner loops: compiled for AVX2 where the machine has it, the products for AVX-512 VNNI too, and a portable form; all with the same
+//! The inner loops: compiled for AVX2 where the machine has it, most products for AVX-512 too, and a portable form; all with the same
 //! results bit for bit.
 
 #[cfg(target_arch = "x86_64")]

@@ -5,16 +5,14 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use e2llm_kernels::bidirectional::{self, attend_to_all};
 use e2llm_kernels::element::{gelu, layer_norm_row};
-use e2llm_kernels::{Into, Linear, Matrix, Pool, Rows, Scratch};
+use e2llm_kernels::{Into, Linear, Matrix};
 use rayon::prelude::*;
 
 use super::pack::{kernel, matrix, values};
+use super::products::{Products, groups_of, same};
 use crate::decoder;
 use crate::encoder::{Layer, Norm, TextEncoder, TokenStates};
 use crate::error::Result;
-
-/// Tokens that one thread takes through the layers at once: enough for the products, few enough for its cache.
-const GROUP_TOKENS: usize = 256;
 
 /// An encoder for inference on the CPU; a clone shares the weights.
 #[derive(Debug, Clone)]
@@ -43,12 +41,11 @@ struct CpuNorm {
 /// Buffers of one thread.
 #[derive(Default)]
 struct Work {
-    rows: Rows,
+    products: Products,
     wide: Vec<f32>,
     mixed: Vec<f32>,
     normed: Vec<f32>,
     attention: bidirectional::Scratch,
-    scratch: Scratch,
 }
 
 impl CpuEncoder {
@@ -87,22 +84,6 @@ impl CpuEncoder {
     }
 }
 
-/// Consecutive sequences of about [`GROUP_TOKENS`] tokens together.
-fn groups_of(lengths: &[usize]) -> Vec<&[usize]> {
-    let mut groups = Vec::new();
-    let mut start = 0;
-    let mut tokens = 0;
-    for (index, length) in lengths.iter().enumerate() {
-        if tokens > 0 && tokens + length > GROUP_TOKENS {
-            groups.push(&lengths[start..index]);
-            (start, tokens) = (index, 0);
-        }
-        tokens += length;
-    }
-    groups.push(&lengths[start..]);
-    groups
-}
-
 impl CpuLayer {
     fn new(layer: &Layer) -> Result<Self> {
         Ok(Self {
@@ -116,27 +97,19 @@ impl CpuLayer {
     }
 
     fn forward(&self, x: &mut [f32], lengths: &[usize], encoder: &TextEncoder, work: &mut Work) {
-        // Threads take groups, not parts of products.
-        let pool = Pool::single();
         let count = x.len() / encoder.width();
-        let multiply = |linear: &Linear, from: &[f32], to: &mut [f32], into: Into, work: &mut (Rows, Scratch)| {
-            work.0.shape_for(linear.weight(), count);
-            work.0.fill(pool, from, |from, to| to.copy_from_slice(from));
-            linear.forward(pool, &work.0, to, into, &mut work.1);
-        };
-        let mut buffers = (std::mem::take(&mut work.rows), std::mem::take(&mut work.scratch));
-        work.wide.resize(count * self.qkv.weight().rows(), 0.0);
-        multiply(&self.qkv, x, &mut work.wide, Into::Replace, &mut buffers);
-        attend(lengths, encoder, work);
-        multiply(&self.output, &work.mixed, x, Into::Add, &mut buffers);
-        self.attention_norm.apply(x, &mut work.normed);
-        work.wide.resize(count * self.up.weight().rows(), 0.0);
-        multiply(&self.up, x, &mut work.wide, Into::Replace, &mut buffers);
-        buffers.0.shape_for(self.down.weight(), count);
-        buffers.0.fill(pool, &work.wide, |from, to| activate(encoder.activation(), from, to));
-        self.down.forward(pool, &buffers.0, x, Into::Add, &mut buffers.1);
-        self.ffn_norm.apply(x, &mut work.normed);
-        (work.rows, work.scratch) = buffers;
+        let Work { products, wide, mixed, normed, attention } = work;
+        wide.resize(count * self.qkv.weight().rows(), 0.0);
+        products.apply(&self.qkv, (x, count), same, wide, Into::Replace);
+        mixed.resize(x.len(), 0.0);
+        attend(lengths, encoder, wide, mixed, attention);
+        products.apply(&self.output, (mixed, count), same, x, Into::Add);
+        self.attention_norm.apply(x, normed);
+        wide.resize(count * self.up.weight().rows(), 0.0);
+        products.apply(&self.up, (x, count), same, wide, Into::Replace);
+        let activate = |from: &[f32], to: &mut [f32]| activate(encoder.activation(), from, to);
+        products.apply(&self.down, (wide, count), activate, x, Into::Add);
+        self.ffn_norm.apply(x, normed);
     }
 }
 
@@ -153,16 +126,20 @@ fn tanh_gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + (SQRT_2_OVER_PI * x * (1.0 + 0.044_715 * x * x)).tanh())
 }
 
-/// Every sequence by itself, from the projections in `work.wide` to `work.mixed`.
-fn attend(lengths: &[usize], encoder: &TextEncoder, work: &mut Work) {
-    let (width, heads) = (encoder.width(), encoder.heads());
-    let Work { wide, mixed, attention, .. } = work;
-    mixed.resize(wide.len() / 3, 0.0);
-    let (mut from, mut to) = (wide.as_slice(), mixed.as_mut_slice());
+/// Every sequence by itself, from its projections `[length, 3 · width]` to `mixed`.
+fn attend(
+    lengths: &[usize],
+    encoder: &TextEncoder,
+    mut projections: &[f32],
+    mut mixed: &mut [f32],
+    scratch: &mut bidirectional::Scratch,
+) {
+    let width = encoder.width();
     for &length in lengths {
-        let (own, later) = to.split_at_mut(length * width);
-        attend_to_all(own, &from[..3 * length * width], width, heads, attention);
-        (from, to) = (&from[3 * length * width..], later);
+        let (from, later) = projections.split_at(3 * length * width);
+        let (to, rest) = mixed.split_at_mut(length * width);
+        attend_to_all(to, from, width, encoder.heads(), scratch);
+        (projections, mixed) = (later, rest);
     }
 }
 

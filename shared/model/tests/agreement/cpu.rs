@@ -1,9 +1,9 @@
 //! The CPU forms against the tensor forms of the same models, and against transformers.
 
 use candle_core::{DType, Device, Tensor};
-use e2llm_model::cpu::{Cache, CpuDecoder, CpuEncoder, Step, Workspace};
+use e2llm_model::cpu::{Cache, CpuAdapter, CpuDecoder, CpuEncoder, Step, Workspace};
 use e2llm_model::ops::log_likelihoods;
-use e2llm_model::{Decoder, Packing, TextEncoder};
+use e2llm_model::{Adapter, AdapterConfig, AdapterForm, ContentRows, Decoder, Packing, TextEncoder, TokenStates};
 
 use crate::golden::{cases, floats, ids, read, text};
 use crate::{assert_close, distance, gguf, model};
@@ -123,4 +123,52 @@ fn the_encoder_s_states_are_nearly_those_of_the_tensor_form_whatever_is_encoded_
     let alone: Vec<f32> =
         sequences.iter().flat_map(|s| states(cpu.states(std::slice::from_ref(s)).unwrap().last)).collect();
     assert_eq!(ours, alone);
+}
+
+#[test]
+fn the_adapter_s_soft_tokens_are_nearly_those_of_the_tensor_form_whatever_is_encoded_beside() {
+    let wave = |shape: &[usize], seed: usize| {
+        let values = (0..shape.iter().product()).map(|i: usize| ((i * 7919 + seed * 31) as f32 * 0.37).sin() * 0.2);
+        Tensor::from_vec(values.collect::<Vec<f32>>(), shape, &Device::Cpu).unwrap()
+    };
+    let (lengths, d_enc) = ([2usize, 3, 66, 130, 200, 17], 48);
+    let total = lengths.iter().sum::<usize>();
+    for (gate_heads, ratio) in [(None, 4), (Some(4), 3)] {
+        let config = AdapterConfig {
+            form: AdapterForm::GatedSegments,
+            ratio,
+            d_enc,
+            d_model: 64,
+            value_hidden: 96,
+            gate_hidden: 16,
+            segment_hidden: 80,
+            embedding_rms: 0.13,
+            gate_heads,
+        };
+        let parameters = config.parameters().into_iter().enumerate();
+        let parameters = parameters.map(|(seed, (name, shape))| (name.to_owned(), wave(&shape, seed))).collect();
+        let adapter = Adapter::new(config, parameters, &Device::Cpu).unwrap();
+        let cpu = CpuAdapter::new(&adapter).unwrap().unwrap();
+        let states = |lengths: &[usize], rows: std::ops::Range<usize>| {
+            let of = |seed| wave(&[total, d_enc], seed).narrow(0, rows.start, rows.len()).unwrap();
+            TokenStates { first: of(100), last: of(200), lengths: lengths.to_vec() }
+        };
+        let whole = states(&lengths, 0..total);
+        let content = ContentRows::inside_specials(&lengths);
+        let features = Adapter::features(&whole, &content).unwrap();
+        let expected =
+            adapter.soft_tokens(&features, &content.pieces).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let ours = cpu.soft_tokens(&whole).unwrap();
+        assert_eq!(ours.len(), expected.len());
+        let error = ours.iter().zip(&expected).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+        let size = expected.iter().map(|x| x * x).sum::<f32>();
+        assert!((error / size).sqrt() < 4e-3, "soft tokens are off by {} of their size", (error / size).sqrt());
+        let mut start = 0;
+        let mut alone = Vec::new();
+        for length in lengths {
+            alone.extend(cpu.soft_tokens(&states(&[length], start..start + length)).unwrap());
+            start += length;
+        }
+        assert_eq!(ours, alone);
+    }
 }
