@@ -3,6 +3,7 @@
 use e2llm_api::v1::submit_job_request::Part as Message;
 use e2llm_api::v1::{JobSpec, Row, RowResult, SubmitJobRequest, TextPiece};
 use futures::{Stream, StreamExt, stream};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -69,6 +70,8 @@ impl Rows {
         for part in &self.head {
             match part {
                 Part::Piece(text) => hasher.update(text),
+                // As it is sent: how it is printed changes with every field that messages get.
+                Part::Question(row) => hasher.update(&row.encode_to_vec()),
                 other => hasher.update(format!("{other:?}").as_bytes()),
             };
         }
