@@ -155,7 +155,13 @@ fn lines_chart(canvas: &Canvas<'_>, lines: &Lines, name: &dyn Fn(f64) -> String)
             .label(system.name())
             .legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], color.filled()));
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
+    let legend = SeriesLabelPosition::UpperRight;
+    chart
+        .configure_series_labels()
+        .position(legend)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
     Ok(())
 }
 
@@ -178,7 +184,7 @@ fn heat_map(canvas: &Canvas<'_>, cells: &BTreeMap<(usize, usize), f64>) -> Resul
         .margin(12)
         .x_label_area_size(30)
         .y_label_area_size(90)
-        .build_cartesian_2d((0..lengths.len()).into_segmented(), (0..BANDS).into_segmented())?;
+        .build_cartesian_2d((0..lengths.len().max(1) - 1).into_segmented(), (0..BANDS - 1).into_segmented())?;
     let name_length = |at: &SegmentValue<usize>| match at {
         SegmentValue::CenterOf(at) => lengths.get(*at).map_or(String::new(), |l| length_name((*l as f64).log2())),
         _ => String::new(),
@@ -195,10 +201,7 @@ fn heat_map(canvas: &Canvas<'_>, cells: &BTreeMap<(usize, usize), f64>) -> Resul
     mesh.disable_mesh().x_label_formatter(&name_length).y_label_formatter(&name_band).draw()?;
     let cell = |((length, band), score): (&(usize, usize), &f64)| {
         let (x, y) = (lengths.iter().position(|l| l == length).unwrap_or(0), BANDS - 1 - band);
-        let corners = [
-            (SegmentValue::Exact(x), SegmentValue::Exact(y)),
-            (SegmentValue::Exact(x + 1), SegmentValue::Exact(y + 1)),
-        ];
+        let corners = [(edge(x, lengths.len()), edge(y, BANDS)), (edge(x + 1, lengths.len()), edge(y + 1, BANDS))];
         Rectangle::new(corners, heat_color(*score).filled())
     };
     chart.draw_series(cells.iter().map(cell))?;
@@ -209,6 +212,11 @@ fn heat_map(canvas: &Canvas<'_>, cells: &BTreeMap<(usize, usize), f64>) -> Resul
     };
     chart.draw_series(cells.iter().map(text))?;
     Ok(())
+}
+
+/// Where a cell begins; the last one ends at `count`.
+fn edge(at: usize, count: usize) -> SegmentValue<usize> {
+    if at < count { SegmentValue::Exact(at) } else { SegmentValue::Last }
 }
 
 /// From red over yellow to green.
