@@ -4,7 +4,8 @@
     e2llm eval ruler … --output answers.jsonl
     tests/quality/pooled.py answers.jsonl [more.jsonl …]
 
-Intervals are 95 %, by bootstrap over documents, as in `e2llm eval`; needs Python 3.10 and nothing else.
+Intervals are 95 %, by bootstrap over tasks: right where each task has a document of its own, as in RULER and abstracts (`e2llm eval`
+draws documents). Needs Python 3.10 and nothing else.
 """
 
 import json
