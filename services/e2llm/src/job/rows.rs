@@ -153,6 +153,13 @@ mod tests {
         rows.into_requests(JobSpec::default(), planned).map(|request| request.part.unwrap()).collect().await
     }
 
+    #[test]
+    fn questions_are_recognised_by_what_is_sent() {
+        let row = Row { id: "q".to_owned(), question: "Why?".to_owned(), ..Row::default() };
+        let made = Rows::made(vec![Part::Question(Box::new(row.clone()))]);
+        assert_eq!(made.beginning(), blake3::hash(&row.encode_to_vec()));
+    }
+
     #[tokio::test]
     async fn an_input_of_errors_alone_needs_no_services() {
         let failures = look_ahead(vec![failed("a"), failed("b")]).await.only_failures().unwrap();
