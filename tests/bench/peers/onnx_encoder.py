@@ -102,7 +102,7 @@ class Encoder:
                 rows = order[start : start + batch]
                 states = running.run(None, padded([chunks[row] for row in rows]))[0]
                 if 0 in rows:
-                    first[:] = states[rows.index(0), 0, :4].tolist()
+                    first[:] = states[rows.index(0), 0, :64].tolist()
 
         seconds, _ = peer.timed(run)
         return seconds, len(chunks), {"check": first}

@@ -8,13 +8,17 @@ import time
 import traceback
 
 
-def options():
+def parser():
     parser = argparse.ArgumentParser()
     parser.add_argument("--encoder", required=True, help="directory of safetensors, configuration and tokenizer")
     parser.add_argument("--decoder", required=True, help="the decoder's GGUF")
     parser.add_argument("--cache", required=True, help="for what is made once")
     parser.add_argument("--threads", type=int, default=2)
-    chosen = parser.parse_args()
+    return parser
+
+
+def options():
+    chosen = parser().parse_args()
     os.makedirs(chosen.cache, exist_ok=True)
     return chosen
 

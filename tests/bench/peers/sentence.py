@@ -38,7 +38,7 @@ class Encoder:
         texts = [str(index).ljust(len(chunk)) for index, chunk in enumerate(chunks)]
         self.model.ids = dict(zip(texts, chunks))
         states = self.model.encode(texts[:1], output_value="token_embeddings")[0]
-        check = states[0, :4].tolist()
+        check = states[0, :64].tolist()
         return self.fastest.run(request, lambda batch: self.with_batch(texts, batch, check))
 
     def with_batch(self, texts, batch, check):

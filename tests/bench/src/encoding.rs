@@ -12,6 +12,9 @@ use serde_json::json;
 
 use crate::{Answer, Options, Request, inputs, timed};
 
+/// States of the first token that are compared.
+const COMPARED: usize = 64;
+
 pub(crate) struct Encoding(CpuEncoder);
 
 #[derive(Deserialize)]
@@ -39,7 +42,11 @@ impl Encoding {
             }
             Ok(first.unwrap_or_default())
         })?;
-        Ok(Answer { seconds, units: chunks.len() as f64, note: json!({ "check": &first[..first.len().min(4)] }) })
+        Ok(Answer {
+            seconds,
+            units: chunks.len() as f64,
+            note: json!({ "check": &first[..first.len().min(COMPARED)] }),
+        })
     }
 }
 

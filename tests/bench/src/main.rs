@@ -84,7 +84,9 @@ impl Contestant {
             work if work.starts_with("first-question-") => {
                 loaded(questions, || questions::Questions::load(options))?.first(request)?
             }
-            "second-question" => loaded(questions, || questions::Questions::load(options))?.second(request)?,
+            work if work.starts_with("second-question-") => {
+                loaded(questions, || questions::Questions::load(options))?.second(request)?
+            }
             work if work.starts_with("summarize-") => {
                 loaded(questions, || questions::Questions::load(options))?.summarize(request)?
             }

@@ -19,17 +19,16 @@ use crate::run::{self, root};
 use contestant::{Contestant, Reply};
 use prepare::Prepared;
 use report::{Absent, Measured, Rounds, Row};
-use works::Work;
+use works::{MODEL, SERVICES, Work};
 
 /// Between two turns: until the threads of the one before have ceased to spin.
 const PAUSE: Duration = Duration::from_millis(300);
-const OURS: &str = "e2llm";
 /// Peers and their programs.
 const PEERS: [(&str, &str); 4] = [
-    ("onnxruntime", "onnx_encoder.py"),
-    ("sentence-transformers", "sentence.py"),
-    ("torch", "torch_decoder.py"),
-    ("llama.cpp", "llama.py"),
+    ("onnxruntime", "peers/onnx_encoder.py"),
+    ("sentence-transformers", "peers/sentence.py"),
+    ("torch", "peers/torch_decoder.py"),
+    ("llama.cpp", "peers/llama.py"),
 ];
 
 /// `cargo xtask bench`
@@ -119,13 +118,14 @@ struct Field<'a> {
 impl Field<'_> {
     /// One row per peer of a work.
     fn rows(&mut self, work: &Work) -> Result<Vec<Row>> {
-        let wanted = |peer: &str| self.args.peers.is_empty() || self.args.peers.iter().any(|name| name == peer);
+        let chosen = |peer: &str| self.args.peers.is_empty() || self.args.peers.iter().any(|name| name == peer);
+        let wanted = |peer: &str| peer == MODEL || chosen(peer);
         let against: Vec<_> = work.against.iter().copied().filter(|against| wanted(against.peer)).collect();
         if against.is_empty() {
             return Ok(Vec::new());
         }
         let names: Vec<&'static str> =
-            std::iter::once(OURS).chain(against.iter().map(|against| against.peer)).collect();
+            std::iter::once(work.ours).chain(against.iter().map(|against| against.peer)).collect();
         let mut measured: Vec<Rounds> = names.iter().map(|_| Ok(Vec::new())).collect();
         for round in 0..=self.rounds(work) {
             for (name, rounds) in names.iter().zip(&mut measured) {
@@ -154,7 +154,7 @@ impl Field<'_> {
     /// One contestant's turn in a round; round 0 warms up. After a failure it has no more turns in this work.
     fn turn(&mut self, name: &'static str, work: &Work, round: u32, rounds: &mut Rounds) -> Result<()> {
         let Ok(measured) = rounds.as_mut() else { return Ok(()) };
-        if work.cold && name == OURS {
+        if work.cold && name == MODEL {
             self.evict()?;
         }
         sleep(PAUSE);
@@ -179,8 +179,9 @@ impl Field<'_> {
 
     fn ask(&mut self, name: &'static str, work: &Work, round: u32) -> Result<Reply> {
         let inputs = self.prepared.inputs.join(work.file(round));
-        let request =
-            json!({ "work": work.name, "round": round, "inputs": inputs, "ratio": work.ratio, "budget": work.budget });
+        let mut request = json!({ "work": work.name, "round": round, "inputs": inputs, "ratio": work.ratio });
+        request["budget"] = json!(work.budget);
+        request["cold"] = json!(work.cold);
         if !self.running.contains_key(name) {
             let started = self.start(name)?;
             self.running.insert(name, started);
@@ -189,12 +190,18 @@ impl Field<'_> {
     }
 
     fn start(&self, name: &str) -> Result<Contestant> {
-        let (prepared, program) = (&self.prepared, PEERS.iter().find(|(peer, _)| *peer == name));
-        let mut command = match program {
-            Some((_, file)) => {
-                let mut python = Command::new(&prepared.python);
-                python.arg(root().join("tests/bench/peers").join(file));
-                python
+        let prepared = &self.prepared;
+        let python = |file: &str| {
+            let mut python = Command::new(&prepared.python);
+            python.arg(root().join("tests/bench").join(file));
+            python
+        };
+        let mut command = match PEERS.iter().find(|(peer, _)| *peer == name) {
+            Some((_, file)) => python(file),
+            None if name == SERVICES => {
+                let mut services = python("services.py");
+                services.arg("--binary").arg(prepared.binary.with_file_name("e2llm"));
+                services
             }
             None => Command::new(&prepared.binary),
         };
@@ -216,7 +223,7 @@ impl Field<'_> {
     /// Puts our stored soft prompts out of the page cache.
     fn evict(&self) -> Result<()> {
         let script = root().join("tests/bench/peers/evict.py");
-        run::output(Command::new(&self.prepared.python).arg(script).arg(self.prepared.cache.join(OURS))).map(drop)
+        run::output(Command::new(&self.prepared.python).arg(script).arg(self.prepared.cache.join(MODEL))).map(drop)
     }
 }
 

@@ -5,10 +5,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+/// How long a contestant may take to end.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// What came of one request.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,7 +28,8 @@ pub(crate) enum Reply {
 /// A running one.
 pub(crate) struct Contestant {
     child: Child,
-    requests: ChildStdin,
+    /// None once it is to end.
+    requests: Option<ChildStdin>,
     answers: Receiver<String>,
     log: PathBuf,
     timeout: Duration,
@@ -42,7 +47,7 @@ impl Contestant {
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
         let program = piped.get_program().to_string_lossy().into_owned();
         let mut child = piped.spawn().with_context(|| format!("cannot start {program}"))?;
-        let (requests, output) = (child.stdin.take().context("no stdin")?, child.stdout.take().context("no stdout")?);
+        let (requests, output) = (child.stdin.take(), child.stdout.take().context("no stdout")?);
         let (sender, answers) = channel();
         std::thread::spawn(move || {
             let lines = BufReader::new(output).lines().map_while(Result::ok);
@@ -59,7 +64,8 @@ impl Contestant {
 
     /// One turn. An error means that this process can be asked nothing more.
     pub(crate) fn ask(&mut self, request: &Value) -> Result<Reply> {
-        let sent = writeln!(self.requests, "{request}").and_then(|()| self.requests.flush());
+        let requests = self.requests.as_mut().context("no stdin")?;
+        let sent = writeln!(requests, "{request}").and_then(|()| requests.flush());
         if sent.is_err() {
             bail!("it ended: see {}", self.log.display());
         }
@@ -83,7 +89,13 @@ impl Contestant {
 
 impl Drop for Contestant {
     fn drop(&mut self) {
-        // It may be in the middle of a work that nobody waits for any more; that it has ended already is no error.
+        // It ends with its input, and stops its own processes. If it is in the middle of a work that nobody waits for any more, it is
+        // killed; that it has ended already is no error.
+        self.requests.take();
+        let until = Instant::now() + GRACE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+            sleep(Duration::from_millis(20));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::works::{Against, Unit, Work};
 
-/// Figures that are compared as equal within this, relative to the larger.
+/// Vectors are compared as equal if their difference is within this part of the larger one's size.
 const TOLERANCE: f64 = 1e-2;
 
 /// What was measured in one round, in the unit of the work.
@@ -62,13 +62,15 @@ pub(crate) struct Row {
     pub(crate) against: Against,
     /// As the peer names its version and build.
     pub(crate) version: String,
+    /// Which of our contestants it is.
+    pub(crate) ours_name: &'static str,
     pub(crate) ours: Rounds,
     pub(crate) peer: Rounds,
 }
 
 impl Row {
     pub(crate) fn new(work: &Work, against: Against, version: String, ours: Rounds, peer: Rounds) -> Self {
-        Self { work: work.name, unit: work.unit, against, version, ours, peer }
+        Self { work: work.name, unit: work.unit, against, version, ours_name: work.ours, ours, peer }
     }
 
     /// Ratio of medians, least and most of the rounds' ratios.
@@ -87,7 +89,10 @@ impl Row {
     fn check(&self) -> Option<Check> {
         let (ours, peer) = (checked(&self.ours)?, checked(&self.peer)?);
         let both = ours.len().min(peer.len());
-        let agreeing = ours.iter().zip(peer).take_while(|(a, b)| close(a, b)).count();
+        if let Some(error) = relative_error(&ours[..both], &peer[..both]) {
+            return Some(Check::Off { error });
+        }
+        let agreeing = ours.iter().zip(peer).take_while(|(a, b)| a == b).count();
         Some(if agreeing == both { Check::Agrees } else { Check::Differs { agreeing, of: both } })
     }
 
@@ -98,12 +103,11 @@ impl Row {
             _ => None,
         };
         let disagree = || match self.check()? {
-            Check::Differs { agreeing: 0, .. } => {
-                Some(format!("{}: e2llm and {} differ", self.work, self.against.peer))
-            }
-            _ => None,
+            Check::Agrees | Check::Differs { agreeing: 1.., .. } => None,
+            Check::Off { error } if error <= TOLERANCE => None,
+            _ => Some(format!("{}: {} and {} differ", self.work, self.ours_name, self.against.peer)),
         };
-        failed("e2llm", &self.ours).or_else(|| failed(self.against.peer, &self.peer)).or_else(disagree)
+        failed(self.ours_name, &self.ours).or_else(|| failed(self.against.peer, &self.peer)).or_else(disagree)
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -111,7 +115,7 @@ impl Row {
         let median = |rounds: &Rounds| spread(rounds).map(|spread| spread.median);
         json!({
             "work": self.work, "unit": self.unit.name(), "ours": median(&self.ours), "peer": median(&self.peer),
-            "peer_name": self.against.peer, "peer_version": self.version, "ratio": self.ratio().map(|ratio| ratio.median),
+            "ours_name": self.ours_name, "peer_name": self.against.peer, "peer_version": self.version, "ratio": self.ratio().map(|ratio| ratio.median),
             "bar": self.against.bar, "reached": self.reached(), "rounds": rounds,
             "spread": {
                 "ours": spread(&self.ours).map(Spread::json), "peer": spread(&self.peer).map(Spread::json),
@@ -140,6 +144,7 @@ impl Row {
         let cells = [
             self.work.to_owned(),
             self.unit.name(),
+            self.ours_name.to_owned(),
             figures(&self.ours),
             figures(&self.peer),
             peer_name.trim().to_owned(),
@@ -152,10 +157,18 @@ impl Row {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Check {
     Agrees,
-    Differs { agreeing: usize, of: usize },
+    /// Tokens.
+    Differs {
+        agreeing: usize,
+        of: usize,
+    },
+    /// States: length of the difference, as a part of the larger vector's.
+    Off {
+        error: f64,
+    },
 }
 
 impl Check {
@@ -163,13 +176,15 @@ impl Check {
         match self {
             Self::Agrees => "same".to_owned(),
             Self::Differs { agreeing, of } => format!("**differs** after {agreeing} of {of}"),
+            Self::Off { error } if error <= TOLERANCE => format!("same within {:.1} %", 100.0 * error),
+            Self::Off { error } => format!("**off** by {:.1} %", 100.0 * error),
         }
     }
 }
 
 /// The whole table.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let head = "| work | unit | e2llm | peer | peer's name | ratio (of rounds) | bar | outputs | notes |\n|---|---|---|---|---|---|---|---|---|";
+    let head = "| work | unit | ours | e2llm | peer | peer's name | ratio (of rounds) | bar | outputs | notes |\n|---|---|---|---|---|---|---|---|---|---|";
     let lines = rows.iter().map(Row::markdown);
     std::iter::once(head.to_owned()).chain(lines).collect::<Vec<_>>().join("\n")
 }
@@ -195,13 +210,15 @@ fn checked(rounds: &Rounds) -> Option<&Vec<Value>> {
     rounds.as_ref().ok()?.last()?.note["check"].as_array()
 }
 
-fn close(a: &Value, b: &Value) -> bool {
-    match (a.as_f64(), b.as_f64()) {
-        (Some(a), Some(b)) if a.fract() != 0.0 || b.fract() != 0.0 => {
-            (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(0.1)
-        }
-        _ => a == b,
-    }
+/// Of two vectors of states; None of tokens.
+fn relative_error(ours: &[Value], peer: &[Value]) -> Option<f64> {
+    let vector = |values: &[Value]| values.iter().map(|value| value.as_f64().filter(|_| value.is_f64())).collect();
+    let (ours, peer): (Option<Vec<f64>>, Option<Vec<f64>>) = (vector(ours), vector(peer));
+    let (ours, peer) = (ours.filter(|ours| !ours.is_empty())?, peer?);
+    let length = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let difference = length(&mut ours.iter().zip(&peer).map(|(a, b)| a - b));
+    let size = length(&mut ours.iter().copied()).max(length(&mut peer.iter().copied()));
+    Some(if size > 0.0 { difference / size } else { 0.0 })
 }
 
 /// A note's fields but its check.
@@ -241,7 +258,7 @@ mod tests {
 
     fn row(unit: Unit, ours: Rounds, peer: Rounds) -> Row {
         let against = Against { peer: "torch", bar: Some(1.5) };
-        Row { work: "prefill-1024", unit, against, version: "2".into(), ours, peer }
+        Row { work: "prefill-1024", unit, against, version: "2".into(), ours_name: "model alone", ours, peer }
     }
 
     #[test]
@@ -269,8 +286,12 @@ mod tests {
         let check = |a: Value, b: Value| row(Unit::PerSecond("x"), rounds(&[1.0], a), rounds(&[1.0], b)).check();
         assert_eq!(check(json!([1, 2]), json!([1, 2, 3])), Some(Check::Agrees));
         assert_eq!(check(json!([1, 2]), json!([1, 3])), Some(Check::Differs { agreeing: 1, of: 2 }));
-        assert_eq!(check(json!([0.12345]), json!([0.12346])), Some(Check::Agrees));
-        assert_eq!(check(json!([0.5]), json!([0.6])), Some(Check::Differs { agreeing: 0, of: 1 }));
+        let Some(Check::Off { error }) = check(json!([3.0, 0.01, 4.0]), json!([3.0, 0.02, 4.0])) else {
+            panic!("not states")
+        };
+        assert!((error - 0.002).abs() < 1e-5, "a small value's error counts by the size of all: {error}");
+        let off = row(Unit::PerSecond("x"), rounds(&[1.0], json!([0.5])), rounds(&[1.0], json!([0.6])));
+        assert!(off.failure().is_some() && off.markdown().contains("**off** by 16.7 %"));
         assert_eq!(check(Value::Null, json!([1])), None);
     }
 

@@ -42,11 +42,18 @@ pub(crate) struct Against {
     pub(crate) bar: Option<f64>,
 }
 
+/// Our program that has the models alone.
+pub(crate) const MODEL: &str = "model alone";
+/// Ours as users run it: four processes that are asked over gRPC.
+pub(crate) const SERVICES: &str = "services";
+
 /// One line of the table per peer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Work {
     pub(crate) name: &'static str,
     pub(crate) unit: Unit,
+    /// Which of our contestants is compared.
+    pub(crate) ours: &'static str,
     /// Name of the inputs' file without its ending.
     pub(crate) inputs: &'static str,
     /// Whether each round has inputs of its own: `NAME-ROUND.json`.
@@ -63,7 +70,7 @@ pub(crate) struct Work {
 impl Work {
     fn new(name: &'static str, unit: Unit, inputs: &'static str, against: &[(&'static str, f64)]) -> Self {
         let against = against.iter().map(|(peer, bar)| Against { peer, bar: (*bar > 0.0).then_some(*bar) }).collect();
-        Self { name, unit, inputs, parts: false, against, ratio: 4, budget: None, cold: false }
+        Self { name, unit, ours: MODEL, inputs, parts: false, against, ratio: 4, budget: None, cold: false }
     }
 
     /// The file of a round.
@@ -93,22 +100,29 @@ pub(crate) fn all() -> Vec<Work> {
         torch_and_llama("decode-16", [NO_BAR, 1.5]),
     ];
     works.extend(questions());
-    let summarize = Work::new("summarize-100", Unit::PerHour("documents"), "summarize", &[("llama.cpp", 5.0)]);
-    works.push(Work { parts: true, ..summarize });
+    let against = [("llama.cpp", 5.0), (MODEL, NO_BAR)];
+    let summarize = Work::new("summarize-100", Unit::PerHour("documents"), "summarize", &against);
+    works.push(Work { ours: SERVICES, parts: true, ..summarize });
     works
 }
 
 fn questions() -> Vec<Work> {
-    let first =
-        |name, inputs, bar| Work::new(name, Unit::Milliseconds("to first token"), inputs, &[("llama.cpp", bar)]);
+    let unit = Unit::Milliseconds("to first token");
+    let served = |name, inputs, bar| {
+        let work = Work::new(name, unit, inputs, &[("llama.cpp", bar), (MODEL, NO_BAR)]);
+        Work { ours: SERVICES, ..work }
+    };
+    // The bundle has one ratio, so that services have no soft prompts at another.
+    let at_16 = |name| Work { ratio: 16, ..Work::new(name, unit, "question-6k", &[("llama.cpp", 20.0)]) };
     let (short, long) = ("question-6k", "question-60k");
     vec![
-        first("first-question-6k-4-warm", short, 8.0),
-        Work { cold: true, ..first("first-question-6k-4-cold", short, 8.0) },
-        Work { ratio: 16, ..first("first-question-6k-16-warm", short, 20.0) },
-        Work { ratio: 16, cold: true, ..first("first-question-6k-16-cold", short, 20.0) },
-        Work { budget: Some(2_048), ..first("first-question-60k", long, 15.0) },
-        first("second-question", short, 1.0),
+        served("first-question-6k-4-warm", short, 8.0),
+        Work { cold: true, ..served("first-question-6k-4-cold", short, 8.0) },
+        at_16("first-question-6k-16-warm"),
+        Work { cold: true, ..at_16("first-question-6k-16-cold") },
+        Work { budget: Some(2_048), ..served("first-question-60k", long, 15.0) },
+        served("second-question-expanded", short, 1.0),
+        served("second-question-soft", short, 1.0),
     ]
 }
 
@@ -143,7 +157,7 @@ mod tests {
             chosen(&only).unwrap().iter().map(|work| work.name).collect()
         };
         assert_eq!(names(&["decode"]), ["decode-short", "decode-1024", "decode-16"]);
-        assert_eq!(names(&["second-question", "encode-512"]), ["encode-512", "second-question"]);
+        assert_eq!(names(&["second-question-s", "encode-512"]), ["encode-512", "second-question-soft"]);
         assert_eq!(names(&[]).len(), all().len());
     }
 
