@@ -14,10 +14,10 @@ use e2llm_api::v1::{
     WatchJobRequest,
 };
 use e2llm_coordinator::{CoordinatorOptions, CoordinatorService};
+use e2llm_runtime::Channel;
 use e2llm_runtime::worker::{TaskHandler, WorkerLoop};
 use e2llm_runtime::{CancellationToken, ServerBuilder, ServerOptions, Shutdown, in_process};
 use e2llm_store::Store;
-use tonic::transport::Channel;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Client = CoordinatorClient<Channel>;

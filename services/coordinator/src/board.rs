@@ -5,10 +5,10 @@ use e2llm_api::v1::{Row, RowError, RowResult, Stage, Task, TaskFailure, TaskRef,
 use e2llm_api::{ErrorCode, row_error};
 use tracing::{info, warn};
 
-use crate::CoordinatorOptions;
 use crate::ids::{JobId, TaskId};
 use crate::job::Job;
 use crate::task::{Claim, TaskState};
+use crate::{CoordinatorOptions, measure};
 
 /// All jobs in memory: leases their tasks and judges what workers report. Decides, writes nothing.
 #[derive(Debug, Default)]
@@ -193,6 +193,7 @@ impl Board {
             if let Some(open) = self.jobs.get_mut(&job).and_then(|job| job.task_mut(task)) {
                 open.is_suspect = true;
             }
+            measure::lease_expired(task.stage);
             if let Verdict::Settle(settlement) = self.try_again(&job, task, "", &error, now, options) {
                 settlements.push(settlement);
             }
@@ -246,6 +247,12 @@ impl Board {
             Outcome::Retry { not_before, .. } => self.release(&settlement.job, settlement.task, *not_before),
             _ => self.release(&settlement.job, settlement.task, now + options.retry_delay),
         }
+    }
+
+    /// Tasks of a stage that are not done, and of these those that workers hold.
+    pub(crate) fn open_tasks(&self, stage: Stage) -> (usize, usize) {
+        let jobs = self.jobs.values().filter(|job| !job.has_ended());
+        jobs.map(|job| job.tasks_of(stage)).fold((0, 0), |(open, leased), (o, l)| (open + o, leased + l))
     }
 
     /// Notes that a job has ended; of those only the last `keep` stay in memory.

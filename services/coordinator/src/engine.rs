@@ -7,13 +7,16 @@ use e2llm_runtime::{Clock, Shutdown};
 use futures::stream::{self, StreamExt};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
-use tracing::{info, warn};
+use tracing::{Instrument, info, info_span, warn};
+
+use e2llm_runtime::trace;
 
 use crate::board::{Board, Outcome, Results, Settlement};
 use crate::ids::JobId;
 use crate::job::Job;
 use crate::journal::{Control, Journal, unix_ms};
 use crate::load::load;
+use crate::measure;
 use crate::page::decode_tasks;
 use crate::planning::Planning;
 use crate::records::{DoneRecord, PlanPage, TaskCut};
@@ -269,7 +272,9 @@ impl Engine {
     pub(crate) async fn settle(self: &Arc<Self>, settlement: Settlement) -> bool {
         let engine = Arc::clone(self);
         let (job, stage) = (settlement.job.clone(), settlement.task.stage);
-        let written = tokio::spawn(async move { engine.write(settlement).await }).await.unwrap_or(false);
+        let span = trace::of_job(info_span!("settle", task_id = %settlement.task), job.as_str());
+        let written =
+            tokio::spawn(async move { engine.write(settlement).await }.instrument(span)).await.unwrap_or(false);
         if stage == Stage::Train {
             self.advance_apart(job);
         }
@@ -292,6 +297,8 @@ impl Engine {
         if let Err(error) = &written {
             warn!(job_id = %job, task_id = %task, %error, "outcome could not be written; it will be reported again");
             self.board().unsettle(&settlement, self.now(), &self.options);
+        } else {
+            measure::settled(&settlement);
         }
         self.wake_all();
         self.finish_if_complete(job).await;

@@ -36,6 +36,14 @@ pub enum CoordinatorError {
     /// The job was cancelled while it was being submitted.
     #[error("job {0} was cancelled; submit its rows under another job id")]
     Cancelled(String),
+    /// The caller's token is for other collections.
+    #[error("token {caller:?} may not use collection {collection:?}; ask for one that may")]
+    Forbidden {
+        /// The token's name.
+        caller: String,
+        /// The collection.
+        collection: String,
+    },
     /// The job has not ended, so it cannot be deleted.
     #[error("job {job} is {state}; `e2llm jobs cancel {job}` ends it, then delete it")]
     NotEnded {
@@ -51,6 +59,16 @@ pub enum CoordinatorError {
         count: usize,
         /// How many may be.
         most: usize,
+    },
+    /// A job of more rows than the coordinator takes.
+    #[error(
+        "job {job} has more than {most} rows; cancel it and submit its rows as several jobs, or raise --max-job-rows"
+    )]
+    TooManyRows {
+        /// The job.
+        job: String,
+        /// How many may be.
+        most: u64,
     },
     /// The stream of rows broke.
     #[error("the submission of job {job} broke off after row {rows}: {cause}; submit it again to go on")]
@@ -95,12 +113,14 @@ impl CoordinatorError {
         match self {
             Self::NoSuchJob(_) | Self::NoBundle(_) => ErrorCode::NotFound,
             Self::NoSuchText(_) => ErrorCode::ObjectGone,
+            Self::Forbidden { .. } => ErrorCode::PermissionDenied,
             Self::Stopped(_) => ErrorCode::Internal,
             Self::BadJobId { .. } => ErrorCode::InvalidId,
             Self::BadSpec(_)
             | Self::BadStream(_)
             | Self::BadReport(_)
             | Self::NotEnded { .. }
+            | Self::TooManyRows { .. }
             | Self::TooMany { .. } => ErrorCode::InvalidArgument,
             Self::OtherJob { .. } => ErrorCode::AlreadyExists,
             Self::BeingSubmitted(_) => ErrorCode::Busy,

@@ -225,6 +225,11 @@ impl Job {
     }
 
     /// Tasks that a worker holds.
+    pub(crate) fn tasks_of(&self, stage: Stage) -> (usize, usize) {
+        let open = self.tasks.keys().filter(|task| task.stage == stage).count();
+        (open, self.leased.iter().filter(|task| task.stage == stage).count())
+    }
+
     pub(crate) fn leased_to(&self, worker: &str) -> impl Iterator<Item = &OpenTask> {
         let leased = self.leased.iter().filter_map(|task| self.tasks.get(task));
         leased.filter(move |open| matches!(&open.state, TaskState::Leased { worker: holder, .. } if holder == worker))

@@ -34,6 +34,7 @@ mod intake;
 mod job;
 mod journal;
 mod load;
+mod measure;
 mod objects;
 mod options;
 mod page;

@@ -32,6 +32,8 @@ pub struct CoordinatorOptions {
     pub retention: Duration,
     /// How often expired jobs are looked for. Default: 1 h.
     pub expire_every: Duration,
+    /// Most rows of a job: each takes about 130 bytes of the coordinator's memory while the job runs. Default: 10 million.
+    pub max_rows: u64,
     /// Finished jobs kept in memory for those who still read their results. Default: 32.
     pub finished_jobs: usize,
 }
@@ -61,6 +63,7 @@ impl Default for CoordinatorOptions {
             load: LoadJobs::Unfinished,
             retention: Duration::from_secs(7 * 24 * 3600),
             expire_every: Duration::from_secs(3600),
+            max_rows: 10_000_000,
             finished_jobs: 32,
         }
     }

@@ -7,9 +7,9 @@ use e2llm_api::v1::{
 use futures::future::join_all;
 use tokio::time::{Instant, sleep_until};
 
-use crate::CoordinatorError;
 use crate::board::{Asker, Settlement, Verdict};
 use crate::engine::Engine;
+use crate::{CoordinatorError, measure};
 
 /// Counts the reports of each worker, so that one that waits for a task gives way to a later one.
 #[derive(Debug, Default)]
@@ -97,6 +97,7 @@ fn judge(
     for failure in failures {
         judged.push((failure.task.clone(), board.failed(worker, failure, now, options)));
     }
+    measure::tasks(&board);
     drop(board);
     settle_apart(engine, expired);
     // A round that could not be committed earlier, or was due when the coordinator started.

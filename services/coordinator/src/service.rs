@@ -9,6 +9,7 @@ use e2llm_api::v1::{
     WatchJobRequest,
 };
 use e2llm_api::{ErrorCode, status};
+use e2llm_runtime::auth::{Caller, caller};
 use e2llm_runtime::{Clock, Shutdown, SystemClock};
 use e2llm_store::Store;
 use tokio::sync::mpsc;
@@ -66,6 +67,15 @@ impl CoordinatorService {
         }
         Ok(Self { engine, turns: Arc::default() })
     }
+
+    /// The job that a caller names. One of a collection that is not open to the caller is as unknown as one that is not there.
+    async fn job(&self, caller: &Caller, name: &str) -> Result<JobId, CoordinatorError> {
+        let job = JobId::new(name)?;
+        if !caller.may_use_all() && !caller.may_use(&self.engine.status(&job).await?.collection) {
+            return Err(CoordinatorError::NoSuchJob(job.to_string()));
+        }
+        Ok(job)
+    }
 }
 
 impl std::fmt::Debug for CoordinatorService {
@@ -85,25 +95,29 @@ impl Coordinator for CoordinatorService {
         request: Request<Streaming<SubmitJobRequest>>,
     ) -> Result<Response<SubmitJobResponse>, Status> {
         // On a task of its own: a client that goes away must not leave the job half submitted.
-        let submission = tokio::spawn(submit(Arc::clone(&self.engine), request.into_inner()));
+        let caller = caller(&request);
+        let submission = tokio::spawn(submit(Arc::clone(&self.engine), caller, request.into_inner()));
         let lost = |_| status(ErrorCode::Internal, "the submission ended unexpectedly; see the coordinator's log");
         Ok(Response::new(submission.await.map_err(lost)??))
     }
 
     async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<JobStatus>, Status> {
-        let job = JobId::new(&request.into_inner().job_id)?;
+        let job = self.job(&caller(&request), &request.get_ref().job_id).await?;
         Ok(Response::new(self.engine.status(&job).await?))
     }
 
     async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
+        let caller = caller(&request);
         let ListJobsRequest { id_prefix, unacknowledged } = request.into_inner();
-        let jobs = self.engine.list(&id_prefix, unacknowledged).await?;
+        let mut jobs = self.engine.list(&id_prefix, unacknowledged).await?;
+        jobs.retain(|job| caller.may_use(&job.collection));
         Ok(Response::new(ListJobsResponse { jobs }))
     }
 
     async fn watch_job(&self, request: Request<WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
+        let caller = caller(&request);
         let WatchJobRequest { job_id, results } = request.into_inner();
-        let job = JobId::new(&job_id)?;
+        let job = self.job(&caller, &job_id).await?;
         self.engine.open(&job).await?;
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let watch = Watch::new(Arc::clone(&self.engine), job, results, events)?;
@@ -112,12 +126,12 @@ impl Coordinator for CoordinatorService {
     }
 
     async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Result<Response<JobStatus>, Status> {
-        let job = JobId::new(&request.into_inner().job_id)?;
+        let job = self.job(&caller(&request), &request.get_ref().job_id).await?;
         Ok(Response::new(self.engine.cancel(&job).await?))
     }
 
     async fn resume_job(&self, request: Request<ResumeJobRequest>) -> Result<Response<JobStatus>, Status> {
-        let job = JobId::new(&request.into_inner().job_id)?;
+        let job = self.job(&caller(&request), &request.get_ref().job_id).await?;
         Ok(Response::new(self.engine.resume(&job).await?))
     }
 
@@ -125,12 +139,13 @@ impl Coordinator for CoordinatorService {
         &self,
         request: Request<AcknowledgeJobRequest>,
     ) -> Result<Response<AcknowledgeJobResponse>, Status> {
-        let job = JobId::new(&request.into_inner().job_id)?;
+        let job = self.job(&caller(&request), &request.get_ref().job_id).await?;
         self.engine.acknowledge(&job).await?;
         Ok(Response::new(AcknowledgeJobResponse {}))
     }
 
     async fn expire_jobs(&self, request: Request<ExpireJobsRequest>) -> Result<Response<ExpireJobsResponse>, Status> {
+        caller(&request).check_all()?;
         let retention::Expired { jobs, objects, bytes } =
             retention::expire(&self.engine, request.into_inner().dry_run).await?;
         let job_ids = jobs.iter().map(JobId::to_string).collect();
@@ -138,12 +153,13 @@ impl Coordinator for CoordinatorService {
     }
 
     async fn delete_job(&self, request: Request<DeleteJobRequest>) -> Result<Response<DeleteJobResponse>, Status> {
-        let job = JobId::new(&request.into_inner().job_id)?;
+        let job = self.job(&caller(&request), &request.get_ref().job_id).await?;
         let (objects, bytes) = retention::delete(&self.engine, &job).await?;
         Ok(Response::new(DeleteJobResponse { objects, bytes }))
     }
 
     async fn jobs_of(&self, request: Request<JobsOfRequest>) -> Result<Response<JobsOfResponse>, Status> {
+        caller(&request).check(&request.get_ref().collection)?;
         let JobsOfRequest { collection, doc_ids } = request.into_inner();
         if doc_ids.len() > MAX_DOCUMENTS {
             return Err(CoordinatorError::TooMany { count: doc_ids.len(), most: MAX_DOCUMENTS }.into());
@@ -152,7 +168,8 @@ impl Coordinator for CoordinatorService {
         Ok(Response::new(JobsOfResponse { jobs }))
     }
 
-    async fn held_texts(&self, _: Request<HeldTextsRequest>) -> Result<Response<Self::HeldTextsStream>, Status> {
+    async fn held_texts(&self, request: Request<HeldTextsRequest>) -> Result<Response<Self::HeldTextsStream>, Status> {
+        caller(&request).check_all()?;
         let (hashes, receiver) = mpsc::channel(EVENT_QUEUE);
         tokio::spawn(retention::send_held_texts(Arc::clone(&self.engine), hashes));
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -163,7 +180,7 @@ impl Coordinator for CoordinatorService {
     }
 
     async fn get_bundle(&self, request: Request<GetBundleRequest>) -> Result<Response<Self::GetBundleStream>, Status> {
-        let job = JobId::new(&request.into_inner().job_id)?;
+        let job = self.job(&caller(&request), &request.get_ref().job_id).await?;
         self.engine.open(&job).await?;
         let files = self.engine.with_job(&job, |job| job.bundle_files())?;
         if files.is_empty() {

@@ -5,10 +5,12 @@ use std::time::Duration;
 use e2llm_api::v1::submit_job_request::Part;
 use e2llm_api::v1::{JobKind, JobSpec, Row, SubmitJobRequest, SubmitJobResponse};
 use e2llm_api::{Collection, ErrorCode, row_error};
+use e2llm_runtime::auth::Caller;
+use e2llm_runtime::trace;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::time::timeout;
 use tonic::Streaming;
-use tracing::{info, warn};
+use tracing::{Instrument, info, info_span, warn};
 
 use crate::CoordinatorError;
 use crate::engine::{Engine, Submitted};
@@ -33,7 +35,11 @@ type Result<T> = std::result::Result<T, CoordinatorError>;
 /// A job whose key is known is not planned again: its rows are compared with those planned before, texts included, and
 /// planning goes on where it broke off. Whoever knows that a row is planned may send the hash of its text alone, and of a
 /// job that is all planned no row at all.
-pub(crate) async fn submit(engine: Arc<Engine>, mut stream: Streaming<SubmitJobRequest>) -> Result<SubmitJobResponse> {
+pub(crate) async fn submit(
+    engine: Arc<Engine>,
+    caller: Caller,
+    mut stream: Streaming<SubmitJobRequest>,
+) -> Result<SubmitJobResponse> {
     let spec = match stream.message().await {
         Ok(Some(SubmitJobRequest { part: Some(Part::Spec(spec)) })) => spec,
         Ok(_) => return Err(CoordinatorError::BadStream("its first message must be the spec")),
@@ -42,6 +48,20 @@ pub(crate) async fn submit(engine: Arc<Engine>, mut stream: Streaming<SubmitJobR
     let has_key = !spec.job_id.is_empty();
     let job = if has_key { JobId::new(&spec.job_id)? } else { JobId::generate() };
     let spec = check_spec(&job, spec)?;
+    if !caller.may_use(&spec.collection) {
+        return Err(CoordinatorError::Forbidden { caller: caller.name().to_owned(), collection: spec.collection });
+    }
+    let span = trace::of_job(info_span!("plan", job_id = %job), job.as_str());
+    plan_rows(engine, job, spec, has_key, stream).instrument(span).await
+}
+
+async fn plan_rows(
+    engine: Arc<Engine>,
+    job: JobId,
+    spec: JobSpec,
+    has_key: bool,
+    stream: Streaming<SubmitJobRequest>,
+) -> Result<SubmitJobResponse> {
     let is_training = spec.kind() == JobKind::Train;
     let submission = match engine.begin_submission(&job, spec).await? {
         Submitted::Before { rows } => return Ok(SubmitJobResponse { job_id: job.to_string(), rows }),
@@ -205,7 +225,10 @@ impl Submission {
     }
 
     async fn row(&mut self, given: Row) -> Result<()> {
-        let number = self.next_row;
+        let (number, most) = (self.next_row, self.engine.options.max_rows);
+        if number >= most {
+            return Err(CoordinatorError::TooManyRows { job: self.job.to_string(), most });
+        }
         self.next_row += 1;
         let mut row = self.intake.row(number, given).await?;
         if row.error.is_none() && self.intake.takes_documents() {

@@ -13,6 +13,15 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 #[tokio::test]
+async fn a_job_of_too_many_rows_is_refused_with_the_limit() {
+    let cluster = Cluster::start(CoordinatorOptions { max_rows: 2, ..small() }).await;
+    let refused = cluster.submit(spec(JobKind::Encode, "job"), documents(&["a", "b", "c"])).await.unwrap_err();
+    assert_eq!(code_of(&refused), ErrorCode::InvalidArgument);
+    assert!(refused.message().contains("more than 2 rows"), "{refused}");
+    cluster.submit(spec(JobKind::Encode, "small"), documents(&["a", "b"])).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_encode_job_gives_one_record_per_document_in_input_order() {
     let cluster = Cluster::start(CoordinatorOptions { encode_rows: 3, ..small() }).await;
     cluster.run_workers();

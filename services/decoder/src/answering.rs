@@ -10,11 +10,12 @@ use e2llm_model::expand::Budget;
 use e2llm_model::generate::{Finish, Options};
 use e2llm_model::sample::SamplerOptions;
 use e2llm_model::{Defaults, ModelError, prompt};
+use e2llm_runtime::Channel;
 use e2llm_runtime::failpoint::reach;
 use e2llm_runtime::{RetryPolicy, retry};
 use e2llm_store::ReadCache;
+use metrics::{counter, histogram};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tonic::transport::Channel;
 use tracing::warn;
 
 use crate::document::LoadedDocument;
@@ -98,6 +99,16 @@ impl Source {
     }
 }
 
+fn measure(priority: Priority, usage: &Usage) {
+    let class = priority.class();
+    let prompt = usage.soft_positions + usage.text_positions;
+    for (kind, count) in [("prompt", prompt), ("reused", usage.reused_positions), ("generated", usage.generated_tokens)]
+    {
+        counter!("e2llm_tokens_total", "kind" => kind, "class" => class).increment(u64::from(count));
+    }
+    histogram!("e2llm_first_token_seconds", "class" => class).record(usage.first_token_us as f64 / 1e6);
+}
+
 impl Answering {
     /// `fingerprint` and `defaults` are the bundle's.
     pub fn new(
@@ -143,6 +154,7 @@ impl Answering {
             Task::Summarize(_) => self.summarize(&material, writing, emit).await?,
         };
         usage.total_us = micros(begun);
+        measure(request.priority, &usage);
         let sources = material.documents.into_iter().map(|document| Source::of(document.record)).collect();
         Ok(Answered { usage, sources })
     }

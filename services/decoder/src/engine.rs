@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use e2llm_model::cpu::Workspace;
 use e2llm_model::generate::{Generated, Generator, Options, PROMPT_ROWS, Piece};
+use metrics::{gauge, histogram};
 use running::Running;
 use tokio::sync::oneshot;
 
@@ -57,6 +58,7 @@ pub(crate) struct Written {
 /// An answer to begin.
 struct Order {
     priority: Priority,
+    queued: Instant,
     prompt: Prompt,
     emit: Emit,
     reply: oneshot::Sender<Result<Written, DecodeError>>,
@@ -109,6 +111,16 @@ struct Load {
     interactive: usize,
     bulk: usize,
     positions: usize,
+}
+
+impl Priority {
+    /// As metrics name it.
+    pub(crate) fn class(self) -> &'static str {
+        match self {
+            Priority::Interactive => "interactive",
+            Priority::Bulk => "bulk",
+        }
+    }
 }
 
 impl std::fmt::Debug for Engine {
@@ -187,6 +199,7 @@ fn serve(queue: &Queue, generator: &Generator) {
                 Err(()) => return,
             }
         }
+        measure(&running);
         if running.is_empty() {
             continue;
         }
@@ -194,6 +207,15 @@ fn serve(queue: &Queue, generator: &Generator) {
         let prompt_rows = prompt_rows(&running);
         // After a panic nobody knows what the batch's sequences hold: their callers see `Stopped`.
         running = guarded(|| running::step(running, generator, prompt_rows, &mut work)).unwrap_or_default();
+    }
+}
+
+/// How full the batch is.
+fn measure(running: &[Running]) {
+    gauge!("e2llm_kv_positions").set(load(running).positions as f64);
+    gauge!("e2llm_kv_positions_limit").set(MAX_POSITIONS as f64);
+    if !running.is_empty() {
+        histogram!("e2llm_batch_sequences").record(running.len() as f64);
     }
 }
 
@@ -234,7 +256,7 @@ impl Engine {
     /// Writes an answer in the batch; dropping the future gives its place up.
     pub(crate) async fn write(&self, priority: Priority, prompt: Prompt, emit: Emit) -> Result<Written, DecodeError> {
         let (reply, receiver) = oneshot::channel();
-        self.push(priority, Work::Write(Box::new(Order { priority, prompt, emit, reply })))?;
+        self.push(priority, Work::Write(Box::new(Order { priority, queued: Instant::now(), prompt, emit, reply })))?;
         receiver.await.map_err(|_| DecodeError::Stopped)?
     }
 
@@ -281,7 +303,13 @@ mod tests {
     fn order(priority: Priority, name: &str) -> Work {
         let options = Options { max_tokens: 1, sampler: Default::default(), stop: Vec::new() };
         let prompt = Prompt { pieces: Vec::new(), instruction: name.to_owned(), options };
-        Work::Write(Box::new(Order { priority, prompt, emit: Box::new(|_| true), reply: oneshot::channel().0 }))
+        Work::Write(Box::new(Order {
+            priority,
+            queued: Instant::now(),
+            prompt,
+            emit: Box::new(|_| true),
+            reply: oneshot::channel().0,
+        }))
     }
 
     fn name(work: Option<Work>) -> Option<String> {

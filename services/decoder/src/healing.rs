@@ -6,10 +6,10 @@ use e2llm_api::v1::encode_response::Outcome;
 use e2llm_api::v1::encoder_client::EncoderClient;
 use e2llm_api::v1::{DocRecord, EncodeRequest, EncodeResponse};
 use e2llm_api::{ErrorCode, status};
+use e2llm_runtime::Channel;
 use e2llm_runtime::{CallError, RetryPolicy, retry};
 use e2llm_store::{BlobName, StoreError};
 use tonic::Status;
-use tonic::transport::Channel;
 
 /// A long document takes minutes, and nobody can do without it.
 const PATIENCE: RetryPolicy = RetryPolicy {

@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use e2llm_api::v1::index_client::IndexClient;
 use e2llm_api::v1::{DocSummary, PutSummariesRequest, Summary};
+use e2llm_runtime::Channel;
 use e2llm_runtime::{RetryPolicy, retry};
-use tonic::transport::Channel;
 use tracing::warn;
 
 use crate::answering::Source;

@@ -4,6 +4,7 @@ use e2llm_api::v1::decoder_server::Decoder;
 use e2llm_api::v1::generate_event::Event;
 use e2llm_api::v1::{AskRequest, GenerateEvent, ScoreRequest, ScoreResponse, SummarizeRequest};
 use e2llm_runtime::async_trait;
+use e2llm_runtime::auth::caller;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Response, Status};
@@ -74,6 +75,7 @@ impl Decoder for DecoderService {
     type SummarizeStream = Events;
 
     async fn ask(&self, request: tonic::Request<AskRequest>) -> Result<Response<Events>, Status> {
+        caller(&request).check(&request.get_ref().collection)?;
         let request = request.into_inner();
         Ok(self.stream(Request {
             collection: collection(request.collection),
@@ -86,6 +88,7 @@ impl Decoder for DecoderService {
     }
 
     async fn summarize(&self, request: tonic::Request<SummarizeRequest>) -> Result<Response<Events>, Status> {
+        caller(&request).check(&request.get_ref().collection)?;
         let request = request.into_inner();
         Ok(self.stream(Request {
             collection: collection(request.collection),
@@ -98,6 +101,7 @@ impl Decoder for DecoderService {
     }
 
     async fn score(&self, request: tonic::Request<ScoreRequest>) -> Result<Response<ScoreResponse>, Status> {
+        caller(&request).check(&request.get_ref().collection)?;
         let request = request.into_inner();
         if request.choices.is_empty() {
             return Err(status(ErrorCode::InvalidArgument, "there are no choices to score; give at least one"));

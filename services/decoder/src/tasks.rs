@@ -4,7 +4,7 @@ use e2llm_runtime::failpoint::{begin_row, reach_with};
 use e2llm_runtime::worker::TaskHandler;
 use e2llm_runtime::{CancellationToken, async_trait};
 use futures::stream::{self, StreamExt, TryStreamExt};
-use tracing::warn;
+use tracing::{Instrument, info_span, warn};
 
 use crate::answering::{Answered, Answering, Request, Source, Task};
 use crate::engine::{Emit, Priority};
@@ -106,7 +106,11 @@ fn collection(spec: &JobSpec) -> &str {
 impl TaskHandler for DecodeTasks {
     async fn run(&self, task: e2llm_api::v1::Task, cancel: CancellationToken) -> Result<Vec<RowResult>, RowError> {
         let spec = task.spec.unwrap_or_default();
-        let each: Vec<_> = task.rows.iter().map(|row| self.finish(&spec, row, &cancel)).collect();
+        let each: Vec<_> = task
+            .rows
+            .iter()
+            .map(|row| self.finish(&spec, row, &cancel).instrument(info_span!("answer", row = row.id)))
+            .collect();
         let rows = stream::iter(each).buffered(AT_ONCE);
         let finished = tokio::select! {
             biased;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use e2llm_coordinator::CoordinatorOptions;
 use e2llm_runtime::Shutdown;
-use e2llm_runtime::telemetry::{self, TelemetryOptions};
+use e2llm_runtime::telemetry::{self, LogFormat, TelemetryOptions};
 
 use crate::cli::{Cli, Command};
 use crate::failure::Interrupted;
@@ -29,7 +29,11 @@ pub(crate) struct App {
 pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
     let serves = matches!(cli.command, Command::Serve(_));
     let default_filter = if serves { "info" } else { CLI_FILTER };
-    telemetry::init(&TelemetryOptions { default_filter, ..Default::default() })?;
+    let (format, traces) = match &cli.command {
+        Command::Serve(args) => (args.log_format.into(), args.traces()),
+        _ => (LogFormat::Text, None),
+    };
+    telemetry::init(&TelemetryOptions { default_filter, format, traces, ..Default::default() })?;
     let app = App { settings: Settings::resolve(cli.global, serves)?, shutdown: Shutdown::on_signals()? };
     match cli.command {
         Command::Encode(args) => commands::encode::run(&app, args).await,
@@ -39,6 +43,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Jobs(command) => commands::jobs::run(&app, command).await,
         Command::Docs(command) => app.interruptible(commands::docs::run(&app, command)).await?,
         Command::Gc(args) => commands::gc::run(&app, &args).await,
+        Command::Tokens(command) => commands::tokens::run(&app, command),
         Command::Models(command) => app.interruptible(commands::models::run(&app, command)).await?,
         Command::Doctor(args) => commands::doctor::run(&app, args).await,
         Command::Data(command) => done(data_cmd::run(command, &app.settings, app.shutdown.clone()).await),
@@ -56,7 +61,7 @@ impl App {
     /// The services behind `--server`, or those of this process that the command needs.
     pub(crate) async fn services(&self, needs: Needs) -> Result<Services> {
         match &self.settings.server {
-            Some(url) => Services::connect(url),
+            Some(server) => Services::connect(server, &self.settings.client),
             None => self.interruptible(local::start(&self.settings, needs, CoordinatorOptions::in_process())).await?,
         }
     }

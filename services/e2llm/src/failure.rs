@@ -41,6 +41,12 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     code
 }
 
+/// The same for a command line or a file of settings that cannot be used.
+pub(crate) fn wrong_command_line(error: &anyhow::Error) -> ExitCode {
+    warn_line(&format!("error: {}", one_line(error)));
+    ExitCode::from(2)
+}
+
 /// Writes a line to standard error. Where that is closed there is nobody to tell.
 pub(crate) fn warn_line(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");

@@ -1,9 +1,10 @@
 //! The four services: those of this process, or those behind `--server`.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use e2llm_api::v1::Stage;
 use e2llm_api::v1::coordinator_client::CoordinatorClient;
 use e2llm_api::v1::decoder_client::DecoderClient;
@@ -12,19 +13,25 @@ use e2llm_api::v1::index_client::IndexClient;
 use e2llm_coordinator::{CoordinatorOptions, CoordinatorService};
 use e2llm_decoder::{Answering, DecodeTasks, DecoderService, Engine, LoadDecoderSide, TrainTasks};
 use e2llm_encoder::{EncodeTasks, EncoderService, Pipeline};
-use e2llm_index::{DEFAULT_SHARD, IndexService};
+use e2llm_index::{DEFAULT_SHARD, IndexService, Router};
 use e2llm_runtime::worker::{TaskHandler, WorkerLoop};
 use e2llm_runtime::{
-    ClientOptions, Endpoint, Health, Listener, ServerBuilder, ServerOptions, ServiceName, Shutdown, in_process,
+    Channel, ClientOptions, Endpoint, Health, Listener, ServerBuilder, ServerOptions, ServiceName, Shutdown,
+    in_process, serve_admin,
 };
 use e2llm_store::{Store, StoreLock};
+use futures::StreamExt;
 use tokio::task::JoinHandle;
-use tonic::transport::Channel;
 
 use crate::bundle::LocalBundle;
 use crate::probes;
 use crate::settings::Settings;
 
+/// Into how many shards the index is split.
+const SHARDS: &str = "index/shards";
+/// The services of `--server`, in the order of [`Services`].
+const ROLES: [&str; 4] = ["encoder", "index", "decoder", "coordinator"];
+const PAIRS: &str = "--server takes one URL, or service=URL pairs with commas between them";
 /// How long a command waits for another one that uses the store.
 pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// How long calls of this process on itself may go on at the end.
@@ -59,6 +66,16 @@ struct Parts {
     models: Option<(Pipeline, Answering)>,
 }
 
+/// Where and how a process serves.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    /// For calls.
+    pub(crate) listener: Listener,
+    /// For metrics and probes.
+    pub(crate) admin: Option<Listener>,
+    pub(crate) options: ServerOptions,
+}
+
 /// What a command needs of the services of its own process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Needs {
@@ -69,10 +86,28 @@ pub(crate) enum Needs {
 }
 
 impl Services {
-    /// The services behind one address. Connects at the first call.
-    pub(crate) fn connect(server_url: &str) -> Result<Self> {
-        let endpoint = Endpoint::connect(server_url, &ClientOptions::default())?;
-        Ok(Self::behind(|| endpoint.clone()))
+    /// The services behind one address, or those behind an address each: `coordinator=URL,decoder=URL,…`. Connects at the first call.
+    pub(crate) fn connect(server: &str, options: &ClientOptions) -> Result<Self> {
+        if !server.contains('=') {
+            let endpoint = Endpoint::connect(server, options)?;
+            return Ok(Self::behind(|| endpoint.clone()));
+        }
+        let mut addresses = BTreeMap::<&str, Vec<&str>>::new();
+        for part in server.split(',') {
+            let (role, url) = part.trim().split_once('=').context(PAIRS)?;
+            addresses.entry(role).or_default().push(url);
+        }
+        if let Some(unknown) = addresses.keys().find(|role| !ROLES.contains(*role)) {
+            bail!("{server:?} has an address for {unknown:?}; the services are {}", ROLES.join(", "));
+        }
+        let [encoder, index, decoder, coordinator] = ROLES.map(|role| match addresses.get(role).map(Vec::as_slice) {
+            Some(shards) if role == "index" => self::index(shards.iter().copied(), options),
+            Some([url]) => Endpoint::connect(url, options).map_err(anyhow::Error::new),
+            Some(_) => bail!("{server:?} has several addresses of the {role}; give one, such as dns:///{role}:7700"),
+            // Only commands that need it find out.
+            None => Ok(Endpoint::unknown(&format!("{role} (no address is given for it: --server {role}=URL,…)"))),
+        });
+        Ok(Self { encoder: encoder?, index: index?, decoder: decoder?, coordinator: coordinator?, own: None })
     }
 
     /// The services behind one server; each may have a connection of its own.
@@ -113,11 +148,14 @@ impl Services {
     }
 
     /// Serves the services of this process over TCP too, until shutdown is requested.
-    pub(crate) async fn serve(&self, listener: Listener, shutdown: Shutdown) -> Result<()> {
+    pub(crate) async fn serve(&self, ports: Ports, shutdown: Shutdown) -> Result<()> {
         if let Some(own) = &self.own {
-            let server = own.parts.register(ServerBuilder::new(ServerOptions::default()));
+            let server = own.parts.register(ServerBuilder::new(ports.options));
             own.parts.watch(&server.health(), &shutdown);
-            server.serve(listener, shutdown).await?;
+            if let Some(admin) = ports.admin {
+                serve_admin(admin, server.health(), shutdown.clone())?;
+            }
+            server.serve(ports.listener, shutdown).await?;
         }
         Ok(())
     }
@@ -141,6 +179,7 @@ impl Services {
 pub(crate) async fn start(settings: &Settings, needs: Needs, options: CoordinatorOptions) -> Result<Services> {
     let store = Store::open(&settings.store).await?;
     let lock = store.lock_exclusive(LOCK_WAIT).await?;
+    keep_shards(&store, 1).await?;
     let index = IndexService::open(store.clone(), &settings.index_dir(&store)?, DEFAULT_SHARD).await?;
     let shutdown = Shutdown::new();
     let coordinator = CoordinatorService::open(store.clone(), options, shutdown.clone()).await?;
@@ -199,6 +238,42 @@ impl Parts {
             probes::decoder(health, answering, shutdown);
         }
     }
+}
+
+/// The index behind one address, or its shards behind an address each as one.
+pub(crate) fn index<'a>(urls: impl Iterator<Item = &'a str>, options: &ClientOptions) -> Result<Endpoint> {
+    let shards = urls.map(|url| Endpoint::connect(url.trim(), options)).collect::<Result<Vec<_>, _>>()?;
+    if let [whole] = shards.as_slice() {
+        return Ok(whole.clone());
+    }
+    let router = Router::new(shards.iter().map(Endpoint::index).collect());
+    let (dialer, listener) = in_process();
+    // It ends with the process.
+    tokio::spawn(
+        ServerBuilder::new(ServerOptions::default()).index(router).serve_in_process(listener, Shutdown::new()),
+    );
+    Ok(dialer.endpoint())
+}
+
+/// Notes into how many shards a store's index is split when it is first served; fails when it was another number.
+pub(crate) async fn keep_shards(store: &Store, shards: u32) -> Result<()> {
+    let mut kept = store.get(SHARDS).await?;
+    if kept.is_none() {
+        // Stores of before have one.
+        let is_old = store.list_stream(&format!("index/{DEFAULT_SHARD}/")).next().await.is_some();
+        let wanted = if is_old { "1".to_owned() } else { shards.to_string() };
+        // Whoever was first has the say.
+        let _ = store.create(SHARDS, wanted.into_bytes()).await?;
+        kept = store.get(SHARDS).await?;
+    }
+    let kept = kept.unwrap_or_default();
+    if *kept != *shards.to_string().as_bytes() {
+        let kept = String::from_utf8_lossy(&kept);
+        bail!(
+            "the index of this store has {kept} shards, not {shards}; give --shards {kept}, or copy the store into a new one"
+        );
+    }
+    Ok(())
 }
 
 /// The bundle with its weights on this machine; fetches them when they are absent.

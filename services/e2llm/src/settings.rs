@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use candle_core::DType;
 use e2llm_api::Collection;
+use e2llm_runtime::{ClientOptions, ClientTls, TlsFiles};
 use e2llm_store::{CacheLimits, ReadCache, Store};
 use e2llm_weights::{Catalogue, Fetcher, Progress};
 
-use crate::cli::{CacheArgs, GlobalArgs, Place, Precision};
+use crate::cli::{AccessArgs, CacheArgs, GlobalArgs, Place, Precision};
 
 /// What every command needs to know.
 #[derive(Debug, Clone)]
@@ -35,6 +36,10 @@ pub(crate) struct Settings {
     pub(crate) quiet: bool,
     /// How long an encoder of this process waits for a full disk.
     pub(crate) patience: Duration,
+    /// Certificate and key of this process.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    /// How services are called.
+    pub(crate) client: ClientOptions,
     /// What a decoder of this process keeps of what it has read.
     pub(crate) caches: CacheArgs,
 }
@@ -74,6 +79,8 @@ impl Settings {
             None => data_directory()?.join("store").display().to_string(),
         };
         Ok(Self {
+            client: client_options(&args.access)?,
+            identity: args.access.identity()?,
             json: args.json,
             server: args.server,
             store,
@@ -87,6 +94,18 @@ impl Settings {
             caches: CacheArgs::default(),
         })
     }
+}
+
+fn client_options(access: &AccessArgs) -> Result<ClientOptions> {
+    let mut options = ClientOptions::default();
+    let files = TlsFiles { identity: access.identity()?, trusted: access.tls_ca.clone() };
+    if files != TlsFiles::default() {
+        options = options.with_tls(ClientTls::new(files)?);
+    }
+    Ok(match &access.token_file {
+        Some(path) => options.with_token_file(path)?,
+        None => options,
+    })
 }
 
 /// `$XDG_DATA_HOME/e2llm`, or `~/.local/share/e2llm`.

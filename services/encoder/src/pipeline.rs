@@ -6,12 +6,13 @@ use e2llm_api::v1::{CommitRequest, DocKey, DocRecord, GetRequest, Segment};
 use e2llm_api::{Collection, DocId, ErrorCode, Metadata};
 use e2llm_model::chunk::Chunk;
 use e2llm_model::{DocumentEncoder, EncodedChunk, unit};
+use e2llm_runtime::Channel;
 use e2llm_runtime::failpoint::reach_with;
 use e2llm_runtime::{RetryPolicy, retry};
 use e2llm_store::{BlobName, ChunkMeta, MAX_CHUNKS, SoftPrompt, Store};
 use half::f16;
+use metrics::counter;
 use tokio::sync::Semaphore;
-use tonic::transport::Channel;
 use tracing::warn;
 
 use crate::error::EncodeError;
@@ -150,7 +151,10 @@ impl Pipeline {
         }
         let record = self.record(document, &text, totals);
         reach_with("encoder.before_commit", &record.doc_id);
-        self.commit(DocRecord { metadata, ..record }).await
+        let encoded = self.commit(DocRecord { metadata, ..record }).await?;
+        counter!("e2llm_documents_encoded_total").increment(1);
+        counter!("e2llm_chunks_encoded_total").increment(u64::from(encoded.record.chunks));
+        Ok(encoded)
     }
 
     /// The record that the index has under this bundle, without its summary, which the index keeps by itself.

@@ -5,6 +5,7 @@ use e2llm_api::v1::encoder_server::Encoder;
 use e2llm_api::v1::{EmbedRequest, EmbedResponse, EncodeRequest, EncodeResponse, TrainRequest, TrainResponse, Vector};
 use e2llm_api::{Collection, DocId, ErrorCode, Metadata, status};
 use e2llm_runtime::async_trait;
+use e2llm_runtime::auth::{Caller, caller};
 use e2llm_store::TextWriter;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -99,13 +100,18 @@ impl EncoderService {
 
     async fn serve(
         self,
+        caller: Caller,
         mut requests: Streaming<EncodeRequest>,
         responses: mpsc::Sender<Result<EncodeResponse, Status>>,
     ) {
         let mut incoming = None;
         loop {
             let response = match requests.message().await {
-                Ok(Some(message)) => self.take(message, &mut incoming).await,
+                Ok(Some(message)) => match caller.check(&message.collection) {
+                    // Of a document that comes in pieces the first one says where it belongs.
+                    Err(refusal) if incoming.is_none() => Err(refusal),
+                    _ => self.take(message, &mut incoming).await,
+                },
                 Ok(None) => break,
                 Err(status) => Err(status),
             };
@@ -133,7 +139,8 @@ impl Encoder for EncoderService {
 
     async fn encode(&self, request: Request<Streaming<EncodeRequest>>) -> Result<Response<Self::EncodeStream>, Status> {
         let (sender, receiver) = mpsc::channel(RESPONSES);
-        tokio::spawn(self.clone().serve(request.into_inner(), sender));
+        let caller = caller(&request);
+        tokio::spawn(self.clone().serve(caller, request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 

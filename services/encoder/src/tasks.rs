@@ -3,7 +3,7 @@ use e2llm_api::{Collection, DocId, ErrorCode, Metadata};
 use e2llm_runtime::failpoint::begin_row;
 use e2llm_runtime::worker::TaskHandler;
 use e2llm_runtime::{CancellationToken, async_trait};
-use tracing::warn;
+use tracing::{Instrument, info_span, warn};
 
 use crate::error::EncodeError;
 use crate::pipeline::{Document, Encoded, Pipeline};
@@ -40,7 +40,7 @@ impl TaskHandler for EncodeTasks {
             }
             begin_row("encode", &row.id);
             let mut result = RowResult { number: row.number, id: row.id.clone(), ..RowResult::default() };
-            match self.row(collection, row).await {
+            match self.row(collection, row).instrument(info_span!("encode", doc_id = row.id)).await {
                 Ok(encoded) => {
                     result.record = Some(encoded.record);
                     result.unchanged = encoded.unchanged;

@@ -164,6 +164,7 @@ impl Committer {
             match self.log.append(live.position(), changes).await? {
                 Append::Mine(manifest) => {
                     reach("index.manifest_appended");
+                    metrics::counter!("e2llm_manifest_commits_total").increment(1);
                     return self.apply(&live, manifest).await;
                 }
                 Append::Theirs(manifest) => {

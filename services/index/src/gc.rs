@@ -133,6 +133,8 @@ impl IndexService {
         options: GarbageOptions,
         progress: OnProgress,
     ) -> Result<GarbageRun, IndexError> {
+        self.check_writes()?;
+        self.check_collects()?;
         if options.only.len() > MAX_ONLY {
             let count = options.only.len();
             return Err(IndexError::invalid(format!("{count} names in only; send at most {MAX_ONLY}")));

@@ -15,6 +15,8 @@
 //!
 //! The index also deletes what no record refers to any more: [`IndexService::find_garbage`].
 //!
+//! A large store's index is split into [`Shard`]s, each a process with its own log; callers reach them through a [`Router`].
+//!
 //! Views are [`DocIndex`]es: sled in production, [`MemoryIndex`] to compare with.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -31,8 +33,10 @@ mod live;
 mod memory_index;
 mod opening;
 mod paging;
+mod router;
 mod rpc;
 mod service;
+mod shard;
 mod shared;
 mod sled_index;
 #[cfg(test)]
@@ -47,4 +51,30 @@ pub use error::IndexError;
 pub use filter::Filter;
 pub use gc::{GarbageOptions, GarbageRun, HeldTexts};
 pub use memory_index::MemoryIndex;
+pub use router::Router;
 pub use service::{DEFAULT_SHARD, IndexOptions, IndexService};
+pub use shard::Shard;
+
+/// Parsers of requests, for fuzzing.
+#[cfg(fuzzing)]
+pub mod fuzz {
+    use e2llm_api::v1;
+    use prost::Message;
+
+    /// Of a condition on metadata.
+    pub fn filter(text: &str) {
+        drop(crate::Filter::parse(&[text.to_owned()]));
+    }
+
+    /// Of a page's token.
+    pub fn page_token(text: &str) {
+        drop(crate::paging::parse(text, "default"));
+    }
+
+    /// Of records that a worker commits.
+    pub fn records(bytes: &[u8]) {
+        if let Ok(request) = v1::CommitRequest::decode(bytes) {
+            drop(crate::validate::records(&request.records));
+        }
+    }
+}

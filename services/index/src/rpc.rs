@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use e2llm_api::v1::{self, index_server::Index};
 use e2llm_api::{Collection, ErrorCode, MAX_MESSAGE_BYTES};
+use e2llm_runtime::auth::caller;
 use e2llm_store::manifest::Change;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -14,10 +15,10 @@ use crate::doc_index::{ListQuery, RecordKey};
 use crate::live::Live;
 use crate::{Filter, IndexError, IndexService, gc, paging, validate};
 
-const DEFAULT_PAGE: u32 = 100;
+pub(crate) const DEFAULT_PAGE: u32 = 100;
 const MAX_PAGE: u32 = 1000;
 const MAX_KEYS: usize = 1000;
-const DEFAULT_HITS: u32 = 10;
+pub(crate) const DEFAULT_HITS: u32 = 10;
 
 /// What a response may hold; the rest of a message is for its frame.
 const MAX_RESPONSE: usize = MAX_MESSAGE_BYTES - (64 << 10);
@@ -40,13 +41,17 @@ impl Index for IndexService {
         &self,
         request: Request<Streaming<v1::CollectGarbageRequest>>,
     ) -> Result<Response<Self::CollectGarbageStream>, Status> {
+        caller(&request).check_all()?;
         let (reports, receiver) = mpsc::channel(REPORTS);
         tokio::spawn(gc::serve(self.clone(), request.into_inner(), reports));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitResponse>, Status> {
+        let caller = caller(&request);
         let mut records = request.into_inner().records;
+        records.iter().try_for_each(|record| caller.check(&record.collection))?;
+        records.iter().try_for_each(|record| self.shard.check(&record.collection, &record.doc_id))?;
         // The index knows better which summaries are kept.
         records.iter_mut().for_each(|record| record.summary = None);
         validate::records(&records)?;
@@ -58,13 +63,19 @@ impl Index for IndexService {
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
         let missing = || IndexError::invalid("key is missing; name a collection and a document");
+        let caller = caller(&request);
         let key = validate::key(&request.into_inner().key.ok_or_else(missing)?)?;
+        caller.check(&key.collection)?;
+        self.shard.check(&key.collection, &key.doc_id)?;
         let record = self.read(move |live| look_up(live, &key)?.ok_or_else(|| not_found(&key))).await?;
         Ok(Response::new(v1::GetResponse { record: Some(record) }))
     }
 
     async fn batch_get(&self, request: Request<v1::BatchGetRequest>) -> Result<Response<v1::BatchGetResponse>, Status> {
+        let caller = caller(&request);
         let keys = request.into_inner().keys;
+        keys.iter().try_for_each(|key| caller.check(&key.collection))?;
+        keys.iter().try_for_each(|key| self.shard.check(&key.collection, &key.doc_id))?;
         at_most("keys", keys.len())?;
         keys.iter().try_for_each(|key| validate::key(key).map(drop))?;
         let results = self.read(move |live| batch(live, keys)).await?;
@@ -72,6 +83,7 @@ impl Index for IndexService {
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
+        caller(&request).check(&request.get_ref().collection)?;
         let query = list_query(request.into_inner())?;
         let page = self.read(move |live| live.index().list(&query)).await?;
         let next_page_token = page.last.filter(|_| page.more).map(|last| paging::token(&last)).unwrap_or_default();
@@ -79,9 +91,11 @@ impl Index for IndexService {
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteResponse>, Status> {
+        caller(&request).check(&request.get_ref().collection)?;
         let v1::DeleteRequest { collection, mut doc_ids } = request.into_inner();
         at_most("doc_ids", doc_ids.len())?;
         doc_ids.iter().try_for_each(|doc_id| validate::document(&collection, doc_id))?;
+        doc_ids.iter().try_for_each(|doc_id| self.shard.check(&collection, doc_id))?;
         let mut seen = HashSet::new();
         doc_ids.retain(|doc_id| seen.insert(doc_id.clone()));
         let delete = |doc_id: &String| Change::Delete { collection: collection.clone(), doc_id: doc_id.clone() };
@@ -99,9 +113,11 @@ impl Index for IndexService {
         &self,
         request: Request<v1::PutSummariesRequest>,
     ) -> Result<Response<v1::PutSummariesResponse>, Status> {
+        caller(&request).check(&request.get_ref().collection)?;
         let v1::PutSummariesRequest { collection, summaries } = request.into_inner();
         at_most("summaries", summaries.len())?;
         validate::summaries(&collection, &summaries)?;
+        summaries.iter().try_for_each(|summary| self.shard.check(&collection, &summary.doc_id))?;
         let bytes = summaries.iter().map(Message::encoded_len).sum();
         let changes = summaries.into_iter().map(|summary| Change::Summary(of_document(&collection, summary))).collect();
         let written = self.write(changes, bytes).await?;
@@ -111,6 +127,7 @@ impl Index for IndexService {
     }
 
     async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchResponse>, Status> {
+        caller(&request).check(&request.get_ref().collection)?;
         let request = request.into_inner();
         check_search(&request)?;
         let hits = self.read(move |live| search(live, &request)).await?;

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use e2llm_api::ErrorCode;
 use e2llm_api::v1::DocRecord;
 use e2llm_store::Store;
 use e2llm_store::manifest::{Change, ManifestLog};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::IndexError;
 use crate::clock::UnixClock;
 use crate::committer::{Admin, Committer, Guard, Reply, Request, SinceSnapshot, Write, Written};
 use crate::dir::IndexDir;
@@ -16,6 +17,7 @@ use crate::doctor::{self, Finding, FindingKind, References};
 use crate::live::{Live, blocking};
 use crate::opening::{Extent, open_view};
 use crate::shared::Shared;
+use crate::{IndexError, Shard};
 
 /// The shard of stores that have one index.
 pub const DEFAULT_SHARD: &str = "main";
@@ -35,6 +37,9 @@ pub struct IndexService {
     pub(crate) clock: UnixClock,
     /// Held by the run that collects garbage.
     pub(crate) collecting: Arc<tokio::sync::Mutex<()>>,
+    /// Follows another index, and writes nothing.
+    follows: bool,
+    pub(crate) shard: Shard,
 }
 
 /// Settings with defaults for production.
@@ -42,13 +47,17 @@ pub struct IndexService {
 pub struct IndexOptions {
     /// Manifests after which a snapshot is written.
     pub snapshot_every: u64,
+    /// Which documents it has, where there are several indexes. Default: all.
+    pub shard: Shard,
     /// By which garbage ages.
     pub clock: UnixClock,
+    /// How often a read replica applies what the index has written; such a one refuses writes. None: this is the index.
+    pub follow_every: Option<Duration>,
 }
 
 impl Default for IndexOptions {
     fn default() -> Self {
-        Self { snapshot_every: 256, clock: UnixClock::default() }
+        Self { snapshot_every: 256, shard: Shard::WHOLE, clock: UnixClock::default(), follow_every: None }
     }
 }
 
@@ -72,12 +81,47 @@ impl IndexService {
         let shared = Arc::new(Shared::new(open_view(&log, &dir, &extent).await?));
         let (requests, waiting) = mpsc::channel(WAITING_REQUESTS);
         let since_snapshot = SinceSnapshot::new(options.snapshot_every, extent.uncovered());
-        // nobody deletes texts now: what says so is from a process that died
-        log.store().end_text_sweep().await?;
+        if options.follow_every.is_none() {
+            // nobody deletes texts now: what says so is from a process that died
+            log.store().end_text_sweep().await?;
+        }
         let guard = Guard::new(log.store().has_swept().await?);
         let committer = Committer::new(log.clone(), dir, shared.clone(), waiting, since_snapshot, guard);
         tokio::spawn(committer.run());
-        Ok(Self { shared, requests, log, clock: options.clock, collecting: Arc::default() })
+        let follows = options.follow_every.is_some();
+        let index = Self {
+            shared,
+            requests,
+            log,
+            clock: options.clock,
+            collecting: Arc::default(),
+            follows,
+            shard: options.shard,
+        };
+        if let Some(every) = options.follow_every {
+            tokio::spawn(follow(index.clone(), every));
+        }
+        Ok(index)
+    }
+
+    /// Fails where other shards may use what this one does not know.
+    pub(crate) fn check_collects(&self) -> Result<(), IndexError> {
+        if self.shard == Shard::WHOLE {
+            Ok(())
+        } else {
+            Err(IndexError::invalid(
+                "one shard of an index cannot collect garbage: it does not know what the others use",
+            ))
+        }
+    }
+
+    /// Fails on a read replica.
+    pub(crate) fn check_writes(&self) -> Result<(), IndexError> {
+        if self.follows {
+            let message = "this index is a read replica; send what changes something to the index itself";
+            return Err(IndexError::refused(ErrorCode::InvalidArgument, message));
+        }
+        Ok(())
     }
 
     /// Finishes waiting writes, closes the view and unlocks the directory. Later calls fail as retriable.
@@ -171,6 +215,7 @@ impl IndexService {
         if changes.is_empty() {
             return Ok(Written { manifest: self.applied_manifest()?, removed: Vec::new(), kept: Vec::new() });
         }
+        self.check_writes()?;
         let admitted = self.shared.admit(bytes)?;
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Write(Write { changes, bytes, reply, admitted }), answer).await
@@ -195,5 +240,17 @@ impl IndexService {
         const CLOSED: IndexError = IndexError::Down("closed");
         self.requests.send(request).await.map_err(|_| CLOSED)?;
         answer.await.map_err(|_| CLOSED)?
+    }
+}
+
+/// Applies what the index has written, until the replica is closed.
+async fn follow(replica: IndexService, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        match replica.refresh().await {
+            Ok(_) => {}
+            Err(IndexError::Down(_)) if replica.requests.is_closed() => return,
+            Err(error) => tracing::warn!(%error, "the replica could not catch up"),
+        }
     }
 }

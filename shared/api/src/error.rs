@@ -36,6 +36,10 @@ pub enum ErrorCode {
     ObjectGone,
     /// The store's layout or id is not the expected one.
     WrongStore,
+    /// The caller did not say who it is, or nobody knows it.
+    Unauthenticated,
+    /// The caller is known and may not do this.
+    PermissionDenied,
     /// No space, no free slot: try again later.
     ResourceExhausted,
     /// A service or the store cannot be reached: try again later.
@@ -51,7 +55,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    const ALL: [(ErrorCode, &'static str, Code); 20] = [
+    const ALL: [(ErrorCode, &'static str, Code); 22] = [
         (ErrorCode::InvalidArgument, "INVALID_ARGUMENT", Code::InvalidArgument),
         (ErrorCode::InvalidId, "INVALID_ID", Code::InvalidArgument),
         (ErrorCode::NotFound, "NOT_FOUND", Code::NotFound),
@@ -66,6 +70,8 @@ impl ErrorCode {
         (ErrorCode::Corrupt, "CORRUPT", Code::DataLoss),
         (ErrorCode::ObjectGone, "OBJECT_GONE", Code::FailedPrecondition),
         (ErrorCode::WrongStore, "WRONG_STORE", Code::FailedPrecondition),
+        (ErrorCode::Unauthenticated, "UNAUTHENTICATED", Code::Unauthenticated),
+        (ErrorCode::PermissionDenied, "PERMISSION_DENIED", Code::PermissionDenied),
         (ErrorCode::ResourceExhausted, "RESOURCE_EXHAUSTED", Code::ResourceExhausted),
         (ErrorCode::Unavailable, "UNAVAILABLE", Code::Unavailable),
         (ErrorCode::AlreadyExists, "ALREADY_EXISTS", Code::AlreadyExists),

@@ -18,11 +18,43 @@ pub enum RuntimeError {
         source: io::Error,
     },
     /// The text is not the URL of a server.
-    #[error("{url:?} is not a server URL ({reason}); write it as http://host:port")]
+    #[error(
+        "{url:?} is not a server URL ({reason}); write it as http://host:port or https://host:port, or dns:///host:port to call all addresses of a name in turn"
+    )]
     BadUrl {
         /// The text as given.
         url: String,
         /// What is wrong with it.
+        reason: String,
+    },
+    /// A file that the process needs cannot be used.
+    #[error("{} cannot be used ({reason})", path.display())]
+    BadFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Certificates or keys cannot be used.
+    #[error("TLS cannot be set up ({reason}); certificates and keys are PEM files")]
+    BadTls {
+        /// The file and what is wrong with it.
+        reason: String,
+    },
+    /// Metrics cannot be collected.
+    #[error("metrics cannot be collected ({reason}); they can be installed once in a process")]
+    Metrics {
+        /// What is wrong.
+        reason: String,
+    },
+    /// Spans cannot be sent to the collector.
+    #[error(
+        "traces cannot be sent to {endpoint:?} ({reason}); give an OTLP collector's gRPC address, such as http://localhost:4317"
+    )]
+    Traces {
+        /// The address as given.
+        endpoint: String,
+        /// What is wrong.
         reason: String,
     },
     /// The log filter does not parse.

@@ -111,6 +111,11 @@ impl Health {
         self.lock().values().all(Condition::is_ready)
     }
 
+    /// Whether every service that is asked `check` last passed it; true where none is asked.
+    pub fn passes(&self, check: Check) -> bool {
+        self.lock().values().all(|condition| condition.checks.get(&check).copied().unwrap_or(true))
+    }
+
     /// Runs `probe` at once and then `every` so often until shutdown; until it first passes, and while it fails,
     /// `service` is not ready.
     ///

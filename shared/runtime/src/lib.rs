@@ -22,18 +22,27 @@
 //! `E2LLM_*` variables.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod admin;
+pub mod auth;
+mod channel;
 mod clock;
 mod endpoint;
 mod error;
 pub mod failpoint;
 mod health;
 mod in_process;
+mod observe;
+mod reload;
 mod retry;
 mod server;
 mod shutdown;
 pub mod telemetry;
+mod tls;
+pub mod trace;
 pub mod worker;
 
+pub use admin::serve_admin;
+pub use channel::{Affinity, Channel};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use endpoint::{ClientOptions, Endpoint};
 pub use error::RuntimeError;
@@ -42,5 +51,6 @@ pub use in_process::{Dialer, PipeListener, in_process};
 pub use retry::{CallError, RetryPolicy, cause_of, code_of, overloaded, retry, with_deadline};
 pub use server::{Listener, ServerBuilder, ServerOptions};
 pub use shutdown::Shutdown;
+pub use tls::{ClientTls, ServerTls, TlsFiles};
 pub use tokio_util::sync::CancellationToken;
 pub use tonic::async_trait;

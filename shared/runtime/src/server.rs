@@ -8,7 +8,7 @@ use e2llm_api::v1::encoder_server::{Encoder, EncoderServer};
 use e2llm_api::v1::index_server::{Index, IndexServer};
 use e2llm_api::{DESCRIPTORS, ErrorCode, MAX_MESSAGE_BYTES, status};
 use http_body_util::BodyExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -20,8 +20,10 @@ use tower::layer::util::{Identity, Stack};
 use tower::util::MapRequestLayer;
 use tracing::{info, warn};
 
+use crate::auth::{Auth, AuthLayer};
 use crate::endpoint::{CONNECTION_WINDOW, STREAM_WINDOW};
-use crate::{Health, PipeListener, RuntimeError, ServiceName, Shutdown};
+use crate::observe::ObserveLayer;
+use crate::{Health, PipeListener, RuntimeError, ServerTls, ServiceName, Shutdown};
 
 /// How a server treats its connections.
 #[derive(Debug, Clone)]
@@ -34,6 +36,10 @@ pub struct ServerOptions {
     pub calls_per_connection: usize,
     /// How long calls may go on after shutdown was requested. Default: 25 s, below Kubernetes' 30 s.
     pub drain: Duration,
+    /// Who may call what. Default: everybody everything. Calls of the process on itself are never asked.
+    pub auth: Auth,
+    /// Default: none, plain HTTP/2.
+    pub tls: Option<ServerTls>,
 }
 
 impl Default for ServerOptions {
@@ -43,6 +49,8 @@ impl Default for ServerOptions {
             keepalive_timeout: Duration::from_secs(20),
             calls_per_connection: 256,
             drain: Duration::from_secs(25),
+            auth: Auth::Open,
+            tls: None,
         }
     }
 }
@@ -67,6 +75,10 @@ impl Listener {
         let inner = TcpListener::bind(address).await.map_err(failed)?;
         let address = inner.local_addr().map_err(failed)?;
         Ok(Self { inner, address })
+    }
+
+    pub(crate) async fn accept(&self) -> io::Result<TcpStream> {
+        Ok(self.inner.accept().await?.0)
     }
 
     /// Where it listens.
@@ -119,19 +131,30 @@ impl ServerBuilder {
     /// [`RuntimeError::Serve`] when the listener fails.
     pub async fn serve(self, listener: Listener, shutdown: Shutdown) -> Result<(), RuntimeError> {
         let address = listener.address.to_string();
-        let drain = self.options.drain;
+        let ServerOptions { drain, auth, tls, .. } = self.options.clone();
         let health = self.health.clone();
         let server = Server::builder()
             .http2_keepalive_interval(Some(self.options.keepalive_interval))
             .http2_keepalive_timeout(Some(self.options.keepalive_timeout))
             .concurrency_limit_per_connection(self.options.calls_per_connection)
             .load_shed(true);
-        let router = self.router(server).await?;
-        let incoming =
-            TcpIncoming::from(listener.inner).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(60)));
+        let (tokens, mtls) = (matches!(auth, Auth::Tokens(_)), tls.as_ref().is_some_and(ServerTls::verifies_clients));
+        let router = self.router(server, auth).await?;
+        info!(tls = tls.is_some(), mtls, tokens, "callers are asked for");
         info!(%address, "serving");
-        let serving = router.serve_with_incoming_shutdown(incoming, drained(health, shutdown.clone()));
-        until_drained(serving, shutdown, drain, address).await
+        let ended = drained(health, shutdown.clone());
+        match tls {
+            Some(tls) => {
+                let serving = router.serve_with_incoming_shutdown(tls.incoming(listener.inner), ended);
+                until_drained(serving, shutdown, drain, address).await
+            }
+            None => {
+                let incoming = TcpIncoming::from(listener.inner).with_nodelay(Some(true));
+                let incoming = incoming.with_keepalive(Some(Duration::from_secs(60)));
+                let serving = router.serve_with_incoming_shutdown(incoming, ended);
+                until_drained(serving, shutdown, drain, address).await
+            }
+        }
     }
 
     /// Serves the connections of a [`crate::Dialer`], in the same way as [`ServerBuilder::serve`].
@@ -144,12 +167,12 @@ impl ServerBuilder {
     pub async fn serve_in_process(self, listener: PipeListener, shutdown: Shutdown) -> Result<(), RuntimeError> {
         let drain = self.options.drain;
         let health = self.health.clone();
-        let router = self.router(Server::builder()).await?;
+        let router = self.router(Server::builder(), Auth::Open).await?;
         let serving = router.serve_with_incoming_shutdown(listener.incoming(), drained(health, shutdown.clone()));
         until_drained(serving, shutdown, drain, "this process".to_owned()).await
     }
 
-    async fn router(self, server: Server) -> Result<Router<Layers>, RuntimeError> {
+    async fn router(self, server: Server, auth: Auth) -> Result<Router<Layers>, RuntimeError> {
         let Self { routes, health, .. } = self;
         health.publish().await;
         let routes = add_reflection(routes, &health.services())?;
@@ -159,13 +182,15 @@ impl ServerBuilder {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(1024)
             .http2_max_header_list_size(16 << 10)
+            .layer(ObserveLayer)
+            .layer(AuthLayer(auth))
             .layer(MapRequestLayer::new(tell_broken_from_ended as MapBody))
             .add_routes(routes.add_service(health_service)))
     }
 }
 
 type MapBody = fn(http::Request<Body>) -> http::Request<Body>;
-type Layers = Stack<MapRequestLayer<MapBody>, Identity>;
+type Layers = Stack<MapRequestLayer<MapBody>, Stack<AuthLayer, Stack<ObserveLayer, Identity>>>;
 
 /// Makes a request stream that its client broke off end in an error.
 ///

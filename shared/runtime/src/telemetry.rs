@@ -2,9 +2,11 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::RuntimeError;
+use crate::{RuntimeError, trace};
 
 /// The environment variable that sets the log filter.
 pub const LOG_VARIABLE: &str = "E2LLM_LOG";
@@ -28,11 +30,13 @@ pub struct TelemetryOptions {
     pub filter: Option<String>,
     /// Filter when neither flag nor variable is set. Default: `warn`, so that the CLI is quiet; servers pass `info`.
     pub default_filter: &'static str,
+    /// Address of an OTLP collector that spans are sent to, over gRPC, and the name of this service. Default: none.
+    pub traces: Option<(String, String)>,
 }
 
 impl Default for TelemetryOptions {
     fn default() -> Self {
-        Self { format: LogFormat::Text, filter: None, default_filter: "warn" }
+        Self { format: LogFormat::Text, filter: None, default_filter: "warn", traces: None }
     }
 }
 
@@ -42,11 +46,23 @@ impl Default for TelemetryOptions {
 /// [`RuntimeError::BadLogFilter`] when the filter does not parse.
 pub fn init(options: &TelemetryOptions) -> Result<(), RuntimeError> {
     let filter = parse_filter(options, std::env::var(LOG_VARIABLE).ok())?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let installed = match options.format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let traces = match &options.traces {
+        Some((endpoint, name)) => {
+            let tracer = trace::export(endpoint, name)?;
+            // Of other crates' spans only warnings: those of the transport would be most of all.
+            let spans = EnvFilter::new(
+                "warn,e2llm=info,e2llm_runtime=info,e2llm_encoder=info,e2llm_decoder=info,e2llm_index=info,e2llm_coordinator=info",
+            );
+            Some(tracing_opentelemetry::layer().with_tracer(tracer).with_filter(spans))
+        }
+        None => None,
     };
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let logs = match options.format {
+        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+    };
+    let installed = tracing_subscriber::registry().with(logs.with_filter(filter)).with(traces).try_init();
     if installed.is_err() {
         tracing::debug!("telemetry was initialised before");
     }

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Channel;
 use e2llm_api::v1::coordinator_client::CoordinatorClient;
 use e2llm_api::v1::{
     ReportStatusRequest, ReportStatusResponse, RowError, RowResult, ShareProgress, Stage, Task, TaskRef,
@@ -20,11 +21,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Channel;
-use tracing::{debug, error, info, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::failpoint::reach_with;
 use crate::retry::cause_of;
+use crate::trace;
 use crate::{RetryPolicy, Shutdown, code_of};
 
 mod bench;
@@ -303,7 +304,9 @@ impl<H: TaskHandler> Run<H> {
         let Some(place) = self.bench.place(&key) else { return };
         let handler = Arc::clone(&self.worker.handler);
         let (received, task_id) = (self.worker.edge("task_received"), task.task_id.clone());
-        let handle = self.running.spawn(async move {
+        let span = info_span!("task", task_id = task.task_id, worker_id = self.worker.worker_id);
+        let span = trace::of_job(span, &task.job_id);
+        let work = async move {
             let Some(_slot) = place.slot().await else { return Outcome::HandedBack };
             let started = Instant::now();
             reach_with(&received, task_id);
@@ -311,7 +314,8 @@ impl<H: TaskHandler> Run<H> {
                 Ok(rows) => Outcome::Done(rows, started.elapsed()),
                 Err(error) => Outcome::Failed(error),
             }
-        });
+        };
+        let handle = self.running.spawn(work.instrument(span));
         self.bench.started(handle.id(), key);
     }
 

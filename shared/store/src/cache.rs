@@ -72,6 +72,7 @@ impl ReadCache {
     /// Those of [`Store::get_blob`].
     pub async fn soft_prompt(&self, segment: &Segment) -> Result<Arc<SoftPrompt>> {
         let name = BlobName::new(&segment.input_key, &segment.content_hash)?;
+        count("memory", self.prompts.contains_key(&segment.content_hash));
         let fetched = self.prompts.try_get_with_by_ref(&segment.content_hash, self.fetch(segment, &name)).await;
         let prompt = fetched.map_err(Arc::unwrap_or_clone)?;
         // Another record may have brought it here.
@@ -90,13 +91,20 @@ impl ReadCache {
 
     async fn fetch(&self, segment: &Segment, name: &BlobName) -> Result<Arc<SoftPrompt>> {
         let Some(disk) = &self.disk else { return Ok(Arc::new(self.store.get_blob(segment).await?)) };
-        if let Some(prompt) = from_disk(disk.clone(), name.clone()).await? {
+        let kept = from_disk(disk.clone(), name.clone()).await?;
+        count("disk", kept.is_some());
+        if let Some(prompt) = kept {
             return Ok(Arc::new(prompt));
         }
         let (prompt, bytes) = self.store.get_blob_and_bytes(segment).await?;
         to_disk(disk.clone(), name.content_hash.clone(), bytes).await?;
         Ok(Arc::new(prompt))
     }
+}
+
+fn count(cache: &'static str, hit: bool) {
+    let result = if hit { "hit" } else { "miss" };
+    metrics::counter!("e2llm_cache_requests_total", "cache" => cache, "result" => result).increment(1);
 }
 
 fn weight(bytes: usize) -> u32 {

@@ -66,3 +66,25 @@ pub use objects::{Created, ObjectInfo};
 pub use store::Store;
 pub use text::{MAX_TEXT_BYTES, TextHasher, TextRef, TextWriter};
 pub use verify::{Finding, Health, ObjectKind};
+
+/// Parsers of stored bytes, for fuzzing.
+#[cfg(fuzzing)]
+pub mod fuzz {
+    use crate::names::ContentHash;
+
+    /// Of a soft prompt, without its hash.
+    pub fn soft_prompt(bytes: &[u8]) {
+        drop(crate::blob_format::decode(bytes));
+    }
+
+    /// Of a text, with a header that fits its bytes.
+    pub fn text(size: u64, frame: &[u8]) {
+        let object = [&crate::text_format::header(size, &blake3::hash(frame))[..], frame].concat();
+        drop(crate::text_format::decode(&object, &ContentHash::of(b"")));
+    }
+
+    /// Of a manifest.
+    pub fn manifest(bytes: &[u8]) {
+        drop(crate::manifest::decode(bytes));
+    }
+}

@@ -96,6 +96,15 @@ pub enum Append {
     Theirs(Manifest),
 }
 
+/// Decodes as far as can be done without knowing whose it is.
+#[cfg(fuzzing)]
+pub(crate) fn decode(bytes: &[u8]) {
+    drop(seal::open::<v1::Manifest>("fuzz", bytes));
+    if let Ok(body) = v1::Manifest::decode(bytes) {
+        drop(body.deltas.into_iter().map(Change::from_delta).collect::<Option<Vec<_>>>());
+    }
+}
+
 impl ManifestLog {
     /// The log of `shard` in `store`. Shard names are 1 to 64 of `a-z`, `0-9` and `-`.
     pub fn new(store: Store, shard: &str) -> Result<Self, ManifestError> {

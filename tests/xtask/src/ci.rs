@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::deploy::{self, DeployArgs};
 use crate::run::{self, cargo, succeeds};
 use crate::{licences, memcheck, rules};
 
@@ -12,11 +13,13 @@ use crate::{licences, memcheck, rules};
 type Step = (&'static str, fn() -> Result<()>);
 
 /// Cheap steps first; the tests last, by the same command that the README names.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 11] = [
     ("rules", rules::check),
     ("format", format),
     ("licences", licences::check),
     ("advisories", advisories),
+    ("compatible", || deploy::compatible(&DeployArgs::default())),
+    ("deploy", || deploy::check(&DeployArgs::default())),
     ("clippy", clippy),
     ("doc", doc),
     ("instructions", instructions),

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod ci;
+mod deploy;
 mod faults;
 mod instructions;
 mod licences;
@@ -40,6 +41,10 @@ enum Verb {
     Bench(bench::Bench),
     /// Everything that must pass before a change lands
     Ci,
+    /// Render and check the chart, the Kustomize base, alert rules
+    Deploy(deploy::DeployArgs),
+    /// Protos against those of the last release
+    Compatible(deploy::DeployArgs),
     /// Instruction counts of the kernels against the committed ones
     Instructions(instructions::InstructionsArgs),
     /// Tests of the kernels under valgrind's memcheck
@@ -67,6 +72,8 @@ fn run_verb(verb: Verb) -> Result<()> {
         Verb::Faults(args) => faults::run(&args),
         Verb::Bench(bench) => bench::run(&bench),
         Verb::Ci => ci::run(),
+        Verb::Deploy(args) => deploy::check(&args),
+        Verb::Compatible(args) => deploy::compatible(&args),
         Verb::Instructions(args) => instructions::run(&args),
         Verb::Memcheck => memcheck::run(),
         Verb::Rules => rules::check(),

@@ -10,12 +10,12 @@ use e2llm_api::v1::job_event::Event;
 use e2llm_api::v1::submit_job_request::Part;
 use e2llm_api::v1::*;
 use e2llm_coordinator::{CoordinatorOptions, CoordinatorService};
+use e2llm_runtime::Channel;
 use e2llm_runtime::worker::{TaskHandler, WorkerLoop};
 use e2llm_runtime::{
     CancellationToken, Clock, Dialer, ManualClock, ServerBuilder, ServerOptions, Shutdown, in_process,
 };
 use e2llm_store::Store;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 pub type Client = CoordinatorClient<Channel>;

@@ -22,10 +22,12 @@ pub(super) struct Running {
 impl Running {
     /// Begins an answer that is still wanted; a bad prompt is answered at once.
     pub(super) fn begin(order: Order, generator: &Generator) -> Option<Self> {
-        let Order { priority, prompt, emit, reply } = order;
+        let Order { priority, queued, prompt, emit, reply } = order;
         if reply.is_closed() {
             return None;
         }
+        let waited = queued.elapsed().as_secs_f64();
+        metrics::histogram!("e2llm_queue_wait_seconds", "class" => priority.class()).record(waited);
         let pieces = generator.prompt(prompt.pieces, &prompt.instruction);
         match pieces.and_then(|pieces| generator.begin(&pieces, &prompt.options)) {
             Ok(sequence) => Some(Self { sequence, priority, emit, reply, first: None }),

@@ -10,6 +10,7 @@ use e2llm_api::v1::{
     TensorFrame, TrainRequest, TrainResponse,
 };
 use e2llm_api::{ErrorCode, MAX_PIECE_BYTES};
+use e2llm_runtime::Channel;
 use e2llm_runtime::{cause_of, code_of};
 use e2llm_train::pretrain::{Passage, TokenEmbeddings};
 use e2llm_train::{AdamWConfig, EncoderSession, Result, SoftBatch, TrainError, wire};
@@ -17,7 +18,6 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 /// Requests that may wait for the connection.

@@ -7,6 +7,7 @@ use e2llm_api::v1::{
     JobSpec, MemberRound, ObjectRef, ObjectiveLoss, OpenSession, RowError, RowResult, ShareProgress, SideState, Task,
     TaskRef, TrainRound, TrainSpec, TrainTask,
 };
+use e2llm_runtime::Channel;
 use e2llm_runtime::failpoint::{begin_row, reach};
 use e2llm_runtime::worker::{TaskHandler, task_ref};
 use e2llm_runtime::{CancellationToken, async_trait};
@@ -15,7 +16,6 @@ use e2llm_train::pretrain::TokenEmbeddings;
 use e2llm_train::run::pretrain_passages;
 use e2llm_train::{Corpus, Recipe, Round, Share, TrainError, decoder_side, deserialize, overlay, serialize};
 use tokio::runtime::Handle;
-use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use super::corpus::Corpora;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use e2llm_api::v1::{AskRequest, JobKind, JobSpec, Usage, generate_event};
+use e2llm_runtime::Affinity;
 use serde_json::json;
 
 use super::bulk::{self, Work};
@@ -77,7 +78,11 @@ async fn one(app: &App, args: &AskArgs) -> Result<ExitCode> {
 /// Reads the answer to its end, and prints its pieces as they come if `live`.
 async fn answer(services: &Services, request: AskRequest, live: bool) -> Result<(String, Usage)> {
     let failed = |status| failure::of_status(&status, services.address());
-    let mut events = services.decoder().ask(request).await.map_err(failed)?.into_inner();
+    // Of several decoders the same one for the same documents: it has them in its caches.
+    let affinity = Affinity::to(&request.doc_ids);
+    let mut call = tonic::Request::new(request);
+    call.extensions_mut().insert(affinity);
+    let mut events = services.decoder().ask(call).await.map_err(failed)?.into_inner();
     let mut text = String::new();
     loop {
         // A line that was begun is ended before an error is told.

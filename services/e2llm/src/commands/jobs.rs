@@ -12,9 +12,9 @@ use e2llm_api::v1::{
     CancelJobRequest, DeleteJobRequest, DeleteJobResponse, GetJobRequest, JobStatus, ListJobsRequest, ResumeJobRequest,
     job_event::Event,
 };
+use e2llm_runtime::Channel;
 use e2llm_runtime::{RetryPolicy, retry};
 use serde_json::json;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use super::{dry_run, submit};

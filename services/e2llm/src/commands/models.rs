@@ -1,5 +1,7 @@
 //! `e2llm models`: bundles, models and sample texts, and whether they are on this machine.
 
+mod stored;
+
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -14,10 +16,21 @@ use crate::render::bytes;
 pub(crate) async fn run(app: &App, command: ModelsCommand) -> Result<ExitCode> {
     let fetcher = app.settings.fetcher()?;
     let (json, bundle) = (app.settings.json, app.settings.bundle.clone());
+    match &command {
+        ModelsCommand::Push { name } => {
+            stored::push(&app.settings, fetcher, name.clone().or(bundle)).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        ModelsCommand::Pull { name, from_store: true, .. } => {
+            stored::pull(&app.settings, &fetcher, name.as_deref().or(bundle.as_deref())).await?;
+        }
+        _ => {}
+    }
     // Reading, hashing and fetching block.
     tokio::task::spawn_blocking(move || match command {
         ModelsCommand::List => list(&fetcher, json),
-        ModelsCommand::Pull { name, verify } => pull(&fetcher, name.or(bundle).as_deref(), verify, json),
+        ModelsCommand::Push { .. } => Ok(()),
+        ModelsCommand::Pull { name, verify, .. } => pull(&fetcher, name.or(bundle).as_deref(), verify, json),
         ModelsCommand::Show { name } => show(&fetcher, name.or(bundle).as_deref(), json),
     })
     .await??;

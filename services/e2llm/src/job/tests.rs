@@ -1,6 +1,7 @@
 use e2llm_api::v1::{GetJobRequest, JobKind};
 use e2llm_api::{ErrorCode, row_error};
 use e2llm_coordinator::{CoordinatorOptions, CoordinatorService};
+use e2llm_runtime::ClientOptions;
 use e2llm_runtime::{ServerBuilder, ServerOptions, in_process};
 use e2llm_store::Store;
 
@@ -86,7 +87,7 @@ async fn an_interrupted_job_is_cancelled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_not_there_is_named() {
-    let services = Services::connect("http://127.0.0.1:9").unwrap();
+    let services = Services::connect("http://127.0.0.1:9", &ClientOptions::default()).unwrap();
     let rows = look_ahead(vec![Part::Document { id: "a".into(), bytes: 0, metadata: String::new() }]).await;
     let mut view = View::new(JobKind::Encode, Output::Silent, true);
     let error =

@@ -6,11 +6,11 @@ use anyhow::Result;
 use e2llm_api::ErrorCode;
 use e2llm_api::v1::coordinator_client::CoordinatorClient;
 use e2llm_api::v1::{JobEvent, WatchJobRequest, job_event::Event};
+use e2llm_runtime::Channel;
 use e2llm_runtime::{RetryPolicy, code_of};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::failure;

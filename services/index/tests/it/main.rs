@@ -7,6 +7,7 @@ mod full_disk;
 mod garbage;
 mod log_damage;
 mod rpc;
+mod shards;
 mod summaries;
 mod support;
 mod writers;

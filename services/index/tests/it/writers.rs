@@ -1,8 +1,9 @@
 //! Many callers, and several writers on one log.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
-use e2llm_index::IndexService;
+use e2llm_index::{IndexOptions, IndexService};
 use futures::FutureExt;
 use futures::future::join_all;
 
@@ -98,4 +99,26 @@ async fn shards_do_not_see_each_other() {
     commit(&main, vec![record("a")]).await.unwrap();
     other.refresh().await.unwrap();
     assert_eq!(all(&other).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_follows_the_index_and_refuses_to_write() {
+    let site = Site::new();
+    let index = site.open().await;
+    commit(&index, vec![record("before")]).await.unwrap();
+    let follow = IndexOptions { follow_every: Some(Duration::from_millis(20)), ..IndexOptions::default() };
+    let directory = site.root().join("replica");
+    let replica = IndexService::open_with(site.store().await, &directory, "main", follow).await.unwrap();
+    assert_eq!(all(&replica).await, all(&index).await);
+    commit(&index, vec![record("after")]).await.unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    while get(&replica, "after").await.is_err() {
+        assert!(Instant::now() < until, "the replica does not follow");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let refused = commit(&replica, vec![record("other")]).await.unwrap_err();
+    assert!(refused.message().contains("read replica"), "{refused:?}");
+    assert!(get(&index, "other").await.is_err());
+    replica.close().await.unwrap();
+    assert_eq!(all(&index).await.len(), 2);
 }

@@ -1,0 +1,105 @@
+//! Plain HTTP for whoever runs a process: `/metrics`, and health as `/livez`, `/readyz` and `/forwardz`.
+//!
+//! It speaks neither TLS nor tokens, because probes and Prometheus have none, and it shows no names and no content. It is for the pod's
+//! network, not for users'.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::{Check, Health, Listener, RuntimeError, Shutdown};
+
+/// How long a client may take to send its request's head.
+const HEAD: Duration = Duration::from_secs(5);
+/// How often what was measured is put together while nobody asks, so that it does not pile up.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// Seconds.
+const BUCKETS: [f64; 14] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
+/// Sequences.
+const COUNTS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0];
+
+/// Installs the process's metrics and serves them with `health` until shutdown.
+///
+/// # Errors
+/// [`RuntimeError::Metrics`] when metrics were installed before.
+pub fn serve_admin(listener: Listener, health: Health, shutdown: Shutdown) -> Result<(), RuntimeError> {
+    let failed = |error: metrics_exporter_prometheus::BuildError| RuntimeError::Metrics { reason: error.to_string() };
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_sequences".to_owned()), &COUNTS));
+    let handle = builder.and_then(PrometheusBuilder::install_recorder).map_err(failed)?;
+    metrics::gauge!("e2llm_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    tracing::info!(address = %listener.address(), "serving metrics and health");
+    tokio::spawn(upkeep(handle.clone(), shutdown.clone()));
+    tokio::spawn(accept(listener, handle, health, shutdown));
+    Ok(())
+}
+
+async fn upkeep(handle: PrometheusHandle, shutdown: Shutdown) {
+    while !shutdown.is_requested() {
+        tokio::time::sleep(UPKEEP).await;
+        handle.run_upkeep();
+    }
+}
+
+/// Goes on while the process drains: that is what its health is asked for.
+async fn accept(listener: Listener, handle: PrometheusHandle, health: Health, shutdown: Shutdown) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (handle, health, shutdown) = (handle.clone(), health.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            let answer = service_fn(|request: Request<Incoming>| {
+                let answer = respond(request.method(), request.uri().path(), &handle, &health, &shutdown);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let mut server = http1::Builder::new();
+            // A client that breaks off is its own affair.
+            let _ = server
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD)
+                .serve_connection(TokioIo::new(stream), answer)
+                .await;
+        });
+    }
+}
+
+fn respond(
+    method: &Method,
+    path: &str,
+    handle: &PrometheusHandle,
+    health: &Health,
+    shutdown: &Shutdown,
+) -> Response<Full<Bytes>> {
+    let verdict = |passed: bool| {
+        let status = if passed { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        (status, if passed { "ok\n" } else { "not now\n" }.to_owned())
+    };
+    let (status, text) = match path {
+        _ if method != Method::GET && method != Method::HEAD => (StatusCode::METHOD_NOT_ALLOWED, "GET\n".to_owned()),
+        "/metrics" => (StatusCode::OK, handle.render()),
+        "/livez" => verdict(true),
+        "/readyz" => verdict(!shutdown.is_requested() && health.is_ready()),
+        "/forwardz" => verdict(health.passes(Check::Forward)),
+        _ => (StatusCode::NOT_FOUND, "/metrics, /livez, /readyz, /forwardz\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    let kind = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    response
+}
