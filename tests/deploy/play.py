@@ -90,6 +90,8 @@ def pod(manifest, name, number, differences):
                 differences.note(f"{field} asked from outside", "podman runs probes with curl inside the container, and the image has none")
         if container.pop("lifecycle", None):
             differences.note("preStop sleep left out", "podman has no sleep hook")
+        if container.pop("ports", None):
+            differences.note("ports left out", "podman publishes them on the host, where they collide; pods reach each other without")
         container.pop("resources", None)
         differences.note("resources left out", "two workers of each kind share the two cores of this machine")
         for variable in container.get("env", []):
@@ -106,6 +108,8 @@ def pod(manifest, name, number, differences):
             volume["emptyDir"] = {}
             differences.note("size limits of emptyDir left out", "podman knows none")
     metadata = {"name": name, "labels": template["metadata"]["labels"]}
+    # Podman removes init containers after their first run otherwise, and a restarted pod has none.
+    metadata["annotations"] = {"io.podman.annotations.init.container.type": "always"}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 

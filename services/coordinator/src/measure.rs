@@ -12,6 +12,19 @@ fn name(stage: Stage) -> &'static str {
     STAGES.iter().find(|(known, _)| *known == stage).map_or("unknown", |(_, name)| name)
 }
 
+/// Counters at zero, so that the first event is seen as a change.
+pub(crate) fn begin() {
+    for (_, stage) in STAGES {
+        for state in ["queued", "running"] {
+            gauge!("e2llm_tasks", "stage" => stage, "state" => state).set(0.0);
+        }
+        counter!("e2llm_leases_expired_total", "stage" => stage).increment(0);
+        counter!("e2llm_task_retries_total", "stage" => stage).increment(0);
+        counter!("e2llm_rows_total", "stage" => stage).increment(0);
+        counter!("e2llm_rows_dead_total", "stage" => stage).increment(0);
+    }
+}
+
 /// Tasks that wait and that run now.
 pub(crate) fn tasks(board: &Board) {
     for (stage, name) in STAGES {

@@ -22,7 +22,7 @@ use crate::journal::Journal;
 use crate::report::{Turns, report};
 use crate::submit::submit;
 use crate::watch::Watch;
-use crate::{CoordinatorError, CoordinatorOptions, LoadJobs, objects, retention};
+use crate::{CoordinatorError, CoordinatorOptions, LoadJobs, measure, objects, retention};
 
 /// Events that may wait for a slow listener.
 const EVENT_QUEUE: usize = 64;
@@ -59,6 +59,7 @@ impl CoordinatorService {
         shutdown: Shutdown,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, CoordinatorError> {
+        measure::begin();
         let load = options.load;
         let engine = Arc::new(Engine::new(Journal::new(store), options, clock, shutdown));
         if load == LoadJobs::Unfinished {

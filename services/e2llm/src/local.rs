@@ -16,8 +16,8 @@ use e2llm_encoder::{EncodeTasks, EncoderService, Pipeline};
 use e2llm_index::{DEFAULT_SHARD, IndexService, Router};
 use e2llm_runtime::worker::{TaskHandler, WorkerLoop};
 use e2llm_runtime::{
-    Channel, ClientOptions, Endpoint, Health, Listener, ServerBuilder, ServerOptions, ServiceName, Shutdown,
-    in_process, serve_admin,
+    Channel, ClientOptions, Endpoint, Health, Listener, Metrics, ServerBuilder, ServerOptions, ServiceName, Shutdown,
+    in_process,
 };
 use e2llm_store::{Store, StoreLock};
 use futures::StreamExt;
@@ -72,7 +72,7 @@ pub(crate) struct Ports {
     /// For calls.
     pub(crate) listener: Listener,
     /// For metrics and probes.
-    pub(crate) admin: Option<Listener>,
+    pub(crate) admin: Option<(Listener, Metrics)>,
     pub(crate) options: ServerOptions,
 }
 
@@ -152,8 +152,8 @@ impl Services {
         if let Some(own) = &self.own {
             let server = own.parts.register(ServerBuilder::new(ports.options));
             own.parts.watch(&server.health(), &shutdown);
-            if let Some(admin) = ports.admin {
-                serve_admin(admin, server.health(), shutdown.clone())?;
+            if let Some((listener, metrics)) = ports.admin {
+                metrics.serve(listener, server.health(), shutdown.clone());
             }
             server.serve(ports.listener, shutdown).await?;
         }

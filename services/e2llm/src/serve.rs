@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use e2llm_api::ErrorCode;
 use e2llm_api::v1::GetJobRequest;
 use e2llm_coordinator::{CoordinatorOptions, CoordinatorService};
 use e2llm_decoder::DecoderService;
@@ -10,8 +11,8 @@ use e2llm_encoder::EncoderService;
 use e2llm_index::{IndexOptions, IndexService, Shard};
 use e2llm_runtime::auth::Auth;
 use e2llm_runtime::{
-    Endpoint, Listener, ServerBuilder, ServerOptions, ServerTls, ServiceName, Shutdown, TlsFiles, cause_of,
-    serve_admin, with_deadline,
+    Endpoint, Listener, Metrics, ServerBuilder, ServerOptions, ServerTls, ServiceName, Shutdown, TlsFiles, cause_of,
+    code_of, with_deadline,
 };
 use e2llm_store::{Store, StoreLock};
 use tokio::task::JoinHandle;
@@ -68,6 +69,7 @@ pub(crate) async fn run(args: ServeArgs, settings: &Settings, shutdown: Shutdown
 
 /// Asks for shutdown once the job has ended. A coordinator that is away, or does not know the job yet, is asked again.
 async fn end_with_job(coordinator: Endpoint, job_id: String, shutdown: Shutdown) {
+    let mut was_known = false;
     while !shutdown.is_requested() {
         tokio::time::sleep(JOB_LOOK).await;
         let request = with_deadline(GetJobRequest { job_id: job_id.clone() }, JOB_LOOK);
@@ -76,7 +78,11 @@ async fn end_with_job(coordinator: Endpoint, job_id: String, shutdown: Shutdown)
                 tracing::info!(job_id, state = status.get_ref().state, "the job has ended, and so does this worker");
                 shutdown.request();
             }
-            Ok(_) => {}
+            Ok(_) => was_known = true,
+            Err(status) if was_known && code_of(&status) == ErrorCode::NotFound => {
+                tracing::info!(job_id, "the job was deleted, and this worker ends");
+                shutdown.request();
+            }
             Err(status) => tracing::debug!(job_id, cause = cause_of(&status), "the job is not known yet"),
         }
     }
@@ -109,7 +115,7 @@ async fn ports(args: &ServeArgs, settings: &Settings) -> Result<Ports> {
         tracing::warn!("tokens are sent in clear text; give --tls-cert and --tls-key, unless a proxy or mesh encrypts");
     }
     let admin = match args.admin_listen {
-        Some(address) => Some(Listener::bind(&address.to_string()).await?),
+        Some(address) => Some((Listener::bind(&address.to_string()).await?, Metrics::install()?)),
         None => None,
     };
     let listener = Listener::bind(&args.listen.to_string()).await?;
@@ -203,9 +209,9 @@ impl Boot<'_> {
         self.server = service(server);
     }
 
-    async fn serve(self, listener: Listener, admin: Option<Listener>) -> Result<()> {
-        if let Some(admin) = admin {
-            serve_admin(admin, self.server.health(), self.shutdown.clone())?;
+    async fn serve(self, listener: Listener, admin: Option<(Listener, Metrics)>) -> Result<()> {
+        if let Some((listener, metrics)) = admin {
+            metrics.serve(listener, self.server.health(), self.shutdown.clone());
         }
         tracing::info!(store = self.store.url(), "ready");
         self.server.serve(listener, self.shutdown).await?;

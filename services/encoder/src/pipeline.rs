@@ -74,6 +74,8 @@ struct Totals {
 impl Pipeline {
     /// `fingerprint` is the bundle's.
     pub fn new(encoder: Arc<DocumentEncoder>, fingerprint: &str, store: Store, index: IndexClient<Channel>) -> Self {
+        counter!("e2llm_documents_encoded_total").increment(0);
+        counter!("e2llm_chunks_encoded_total").increment(0);
         let (fingerprint, one) = (fingerprint.into(), || Arc::new(Semaphore::new(1)));
         Self { encoder, fingerprint, store, index, compute: one(), documents: one(), patience: PATIENCE }
     }

@@ -74,6 +74,7 @@ impl IndexService {
 
     /// [`open`](Self::open) with other settings.
     pub async fn open_with(store: Store, dir: &Path, shard: &str, options: IndexOptions) -> Result<Self, IndexError> {
+        metrics::counter!("e2llm_manifest_commits_total").increment(0);
         let log = ManifestLog::new(store, shard)?;
         let dir = dir.to_owned();
         let dir = Arc::new(blocking(move || IndexDir::acquire(&dir)).await?);

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::{Check, Health, Listener, RuntimeError, Shutdown};
 
@@ -26,21 +26,31 @@ const BUCKETS: [f64; 14] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 5.0, 1
 /// Sequences.
 const COUNTS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0];
 
-/// Installs the process's metrics and serves them with `health` until shutdown.
-///
-/// # Errors
-/// [`RuntimeError::Metrics`] when metrics were installed before.
-pub fn serve_admin(listener: Listener, health: Health, shutdown: Shutdown) -> Result<(), RuntimeError> {
-    let failed = |error: metrics_exporter_prometheus::BuildError| RuntimeError::Metrics { reason: error.to_string() };
-    let builder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
-        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_sequences".to_owned()), &COUNTS));
-    let handle = builder.and_then(PrometheusBuilder::install_recorder).map_err(failed)?;
-    metrics::gauge!("e2llm_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    tracing::info!(address = %listener.address(), "serving metrics and health");
-    tokio::spawn(upkeep(handle.clone(), shutdown.clone()));
-    tokio::spawn(accept(listener, handle, health, shutdown));
-    Ok(())
+/// The process's metrics.
+#[derive(Debug, Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// Collects what the process measures from now on: services that start later tell their counters at zero.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Metrics`] when metrics were installed before.
+    pub fn install() -> Result<Self, RuntimeError> {
+        let failed = |error: BuildError| RuntimeError::Metrics { reason: error.to_string() };
+        let builder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
+            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_sequences".to_owned()), &COUNTS));
+        let handle = builder.and_then(PrometheusBuilder::install_recorder).map_err(failed)?;
+        metrics::gauge!("e2llm_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        Ok(Self(handle))
+    }
+
+    /// Serves them with `health`, also while the process drains.
+    pub fn serve(self, listener: Listener, health: Health, shutdown: Shutdown) {
+        tracing::info!(address = %listener.address(), "metrics and health are served");
+        tokio::spawn(upkeep(self.0.clone(), shutdown.clone()));
+        tokio::spawn(accept(listener, self.0, health, shutdown));
+    }
 }
 
 async fn upkeep(handle: PrometheusHandle, shutdown: Shutdown) {

@@ -41,7 +41,7 @@ mod tls;
 pub mod trace;
 pub mod worker;
 
-pub use admin::serve_admin;
+pub use admin::Metrics;
 pub use channel::{Affinity, Channel};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use endpoint::{ClientOptions, Endpoint};
