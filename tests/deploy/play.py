@@ -11,6 +11,7 @@ services is cut for a while during a job, too. Prints one JSON line per step; th
 
 import argparse
 import copy
+import ipaddress
 import json
 import os
 import pathlib
@@ -43,7 +44,7 @@ CPUS = "1"
 def run(*command, env=None, check=True):
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     if check and done.returncode:
-        raise SystemExit(f"{' '.join(map(str, command[:4]))} … failed: {(done.stderr or done.stdout).strip()[-600:]}")
+        raise SystemExit(f"{' '.join(map(str, command[:4]))} … failed: {done.stderr.strip()[-400:]} {done.stdout.strip()[-400:]}")
     return done
 
 
@@ -113,6 +114,17 @@ def pod(manifest, name, number, differences):
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
+def name_services(manifests, addresses, differences):
+    """Has every pod find the others under the names of the headless Services."""
+    aliases = [
+        {"ip": address, "hostnames": [f"e2llm-{role}-headless", f"e2llm-{role}-0.e2llm-{role}-headless"]} for name, address in addresses.items() for role in ROLES if role in name
+    ]
+    for manifest in manifests:
+        if manifest["kind"] == "Pod":
+            manifest["spec"]["hostAliases"] = aliases
+    differences.note("hostAliases and fixed addresses", "they stand for the headless Services")
+
+
 class Play:
     def __init__(self, args, home):
         self.args, self.home, self.addresses = args, home, {}
@@ -157,21 +169,17 @@ class Play:
         gateway = network["subnets"][0]["gateway"]
         differences = Differences()
         manifests = pods(self.render(gateway), differences)
+        self.names = [m["metadata"]["name"] for m in manifests if m["kind"] == "Pod"]
+        self.addresses = {name: str(ipaddress.ip_address(gateway) + 10 + number) for number, name in enumerate(self.names)}
+        name_services(manifests, self.addresses, differences)
         (self.home / "pods.yaml").write_text(yaml.safe_dump_all(manifests))
         told("differences", **differences.seen)
-        self.names = [m["metadata"]["name"] for m in manifests if m["kind"] == "Pod"]
         begun = time.monotonic()
         self.gateway = gateway
-        run("podman", "kube", "play", "--network", NETWORK, "--replace", str(self.home / "pods.yaml"))
-        for name in self.names:
-            self.addresses[name] = self.address(name)
+        addresses = [part for name in self.names for part in ("--ip", self.addresses[name])]
+        run("podman", "kube", "play", "--network", NETWORK, *addresses, str(self.home / "pods.yaml"))
         wait("all pods to be ready", lambda: all(self.probe(name, "readyz") for name in self.names), 300)
         told("ready", pods=len(self.names), seconds=round(time.monotonic() - begun, 1))
-
-    def address(self, name):
-        infra = json.loads(run("podman", "pod", "inspect", name).stdout)
-        infra = (infra[0] if isinstance(infra, list) else infra)["InfraContainerID"]
-        return json.loads(run("podman", "inspect", infra).stdout)[0]["NetworkSettings"]["Networks"][NETWORK]["IPAddress"]
 
     def probe(self, name, path):
         try:
@@ -179,19 +187,32 @@ class Play:
         except (urllib.error.URLError, OSError):
             return False
 
-    def restart_each(self, running):
-        """Every pod in turn, as a rolling update does: stopped with its grace period, started, and ready before the next."""
-        restarted = []
+    def restart_each(self, job, expected):
+        """Every pod in turn, as a rolling update does: stopped with its grace period, started, and ready before the next; job follows job
+        meanwhile. Gives back the jobs whose results differ."""
+        done, wrong, jobs = threading.Event(), [], []
+
+        def work():
+            while not done.is_set():
+                jobs.append(f"restart-{len(jobs)}")
+                if job(jobs[-1]) != expected:
+                    wrong.append(jobs[-1])
+
+        working = threading.Thread(target=work)
+        working.start()
         for name in self.names:
-            if not running():
-                break
+            begun = time.monotonic()
             run("podman", "pod", "stop", "--time", "120", name)
-            told("stopped", pod=name, live=self.probe(name, "livez"))
+            stopped, gone = time.monotonic() - begun, not self.probe(name, "livez")
             run("podman", "pod", "start", name)
-            self.addresses[name] = self.address(name)
             wait(f"{name} to be ready again", lambda: self.probe(name, "readyz"), 300)
-            restarted.append(name)
-        return restarted
+            told("restarted", pod=name, gone=gone, seconds_to_stop=round(stopped, 1), seconds=round(time.monotonic() - begun, 1))
+            if not gone:
+                wrong.append(name)
+        done.set()
+        working.join()
+        told("rolling restart", jobs=len(jobs), wrong=wrong)
+        return wrong
 
     def cut(self, source, target):
         """Drops what `source` sends to `target`, in the network namespace of its pod; gives back how to mend it, and how many packets fell."""
@@ -211,22 +232,23 @@ class Play:
         infra = (infra[0] if isinstance(infra, list) else infra)["InfraContainerID"]
         return json.loads(run("podman", "inspect", infra).stdout)[0]["State"]["Pid"]
 
-    def partition_each(self, gateway, seconds, job, expected):
-        """Every arrow in turn is cut while a job runs, and mended; the job's results must be those of an undisturbed one."""
+    def partition_each(self, gateway, seconds, job, expected, ask, answers):
+        """Every arrow in turn is cut before a job, and mended while it runs; the job's results must be those of an undisturbed one. Only
+        questions need an encoder's vectors."""
         workers = {role: [name for name in self.names if role in name] for role in ROLES}
         wrong = []
         for source, target in ARROWS:
             outcome = {}
             name = f"cut-{source}-{target}"
-            running = threading.Thread(target=lambda: outcome.update(rows=job(name)))
-            running.start()
-            time.sleep(1)
+            work, right = (ask, answers) if (source, target) == ("decoder", "encoder") else (job, expected)
+            running = threading.Thread(target=lambda: outcome.update(rows=work(name)))
             to = [gateway] if target == "store" else [self.addresses[pod] for pod in workers[target]]
             mends = [self.cut(pod, address) for pod in workers[source] for address in to]
+            running.start()
             time.sleep(seconds)
             dropped, begun = sum(mend() for mend in mends), time.monotonic()
             running.join()
-            same = outcome.get("rows") == expected
+            same = outcome.get("rows") == right
             told("partition", arrow=f"{source} → {target}", seconds=seconds, packets_dropped=dropped, same_results=same,
                  seconds_to_end_after=round(time.monotonic() - begun, 1))
             if not same or not dropped:
@@ -255,7 +277,7 @@ def wait(what, condition, seconds=60):
 def results(done):
     """Of a job: what must be the same however often pods were restarted."""
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    keep = lambda row: (row["id"], row.get("summary"), (row.get("error") or {}).get("code"))
+    keep = lambda row: (row["id"], row.get("summary") or row.get("answer"), (row.get("error") or {}).get("code"))
     return sorted(map(keep, rows))
 
 
@@ -283,21 +305,15 @@ def main():
             first = quiet[0][0]
             answer = json.loads(play.cli("ask", "--id", first, "What is it about?", "--max-tokens", "12").stdout.splitlines()[-1])
             told("asked", id=first, answer=answer["answer"])
-            outcome = {}
-            job = threading.Thread(target=lambda: outcome.update(rows=results(play.cli(*summarize, "--job", "disturbed"))))
-            job.start()
-            time.sleep(2)
-            restarted = play.restart_each(job.is_alive)
-            job.join()
-            same = outcome.get("rows") == quiet
-            told("rolling restart", restarted_while_running=restarted, same_results=same)
-            if not restarted or not same:
-                raise SystemExit("the restart struck nothing" if same else "results differ")
+            # A collection of its own, so that everything is encoded anew.
+            job = lambda name: results(play.cli("--collection", name, *summarize, "--job", name))
+            wrong = play.restart_each(job, quiet)
             if args.partitions:
-                job = lambda name: results(play.cli(*summarize, "--job", name))
-                wrong = play.partition_each(play.gateway, args.partitions, job, quiet)
-                if wrong:
-                    raise SystemExit(f"results differ, or nothing was dropped: {', '.join(wrong)}")
+                question = ["ask", "What is it about?", "--each", args.corpus, "--max-tokens", args.max_tokens]
+                ask = lambda name: results(play.cli("--collection", name, *question, "--job", name))
+                wrong += play.partition_each(play.gateway, args.partitions, job, quiet, ask, ask("quiet-questions"))
+            if wrong:
+                raise SystemExit(f"results differ, or nothing was struck: {', '.join(wrong)}")
         finally:
             play.stop()
 

@@ -26,6 +26,29 @@ const BUCKETS: [f64; 14] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 5.0, 1
 /// Sequences.
 const COUNTS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0];
 
+/// What metrics mean. Labels: `stage` encode, decode or train; `class` interactive or bulk.
+const HELP: [(&str, &str); 19] = [
+    ("e2llm_build_info", "1, with the version."),
+    ("e2llm_requests_total", "gRPC calls that ended, by service, method and code."),
+    ("e2llm_request_seconds", "From a call's headers to its trailers, by service and method."),
+    ("e2llm_tasks", "Tasks of unfinished jobs, by stage and state: queued or running."),
+    ("e2llm_task_seconds", "Workers' time in tasks that count, by stage."),
+    ("e2llm_leases_expired_total", "Tasks taken back from workers that stopped reporting, by stage."),
+    ("e2llm_task_retries_total", "Attempts that failed or were lost, by stage."),
+    ("e2llm_rows_total", "Rows that have their result, by stage."),
+    ("e2llm_rows_dead_total", "Of these, rows that failed for good, by stage."),
+    ("e2llm_queue_wait_seconds", "From an answer's order to its place in the batch, by class."),
+    ("e2llm_batch_sequences", "Answers written in one step."),
+    ("e2llm_tokens_total", "Positions of prompts, of these reused ones, and generated tokens, by kind and class."),
+    ("e2llm_first_token_seconds", "From a request's arrival to its first token, by class."),
+    ("e2llm_cache_requests_total", "Look-ups of soft prompts, by cache (memory, disk) and result (hit, miss)."),
+    ("e2llm_kv_positions", "Positions of running answers, for which keys and values are kept."),
+    ("e2llm_kv_positions_limit", "Positions beyond which no bulk answer begins."),
+    ("e2llm_documents_encoded_total", "Documents encoded and committed; unchanged ones do not count."),
+    ("e2llm_chunks_encoded_total", "Their chunks."),
+    ("e2llm_manifest_commits_total", "Manifests written by this index."),
+];
+
 /// The process's metrics.
 #[derive(Debug, Clone)]
 pub struct Metrics(PrometheusHandle);
@@ -41,6 +64,8 @@ impl Metrics {
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
             .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_sequences".to_owned()), &COUNTS));
         let handle = builder.and_then(PrometheusBuilder::install_recorder).map_err(failed)?;
+        // Only the text is used: what kind a metric is shows where it is measured.
+        HELP.iter().for_each(|(name, help)| metrics::describe_counter!(*name, *help));
         metrics::gauge!("e2llm_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self(handle))
     }

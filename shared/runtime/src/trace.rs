@@ -46,9 +46,12 @@ fn is_exporting() -> bool {
     PROVIDER.get().is_some()
 }
 
-/// The span of a call that arrived, in its caller's trace.
+/// The span of a call that arrived, in its caller's trace. Workers report and probes ask all the time: theirs have none.
 pub(crate) fn call(path: &str, headers: &HeaderMap) -> Span {
-    let span = info_span!("call", rpc = path);
+    if path.ends_with("/ReportStatus") || path.starts_with("/grpc.health.") {
+        return Span::none();
+    }
+    let span = info_span!("call", otel.name = path, otel.kind = "server", rpc = path);
     if is_exporting() {
         follow(&span, TraceContextPropagator::new().extract(&Headers(headers)));
     }
