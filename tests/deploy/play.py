@@ -310,7 +310,8 @@ def main():
             wrong = play.restart_each(job, quiet)
             if args.partitions:
                 question = ["ask", "What is it about?", "--each", args.corpus, "--max-tokens", args.max_tokens]
-                ask = lambda name: results(play.cli("--collection", name, *question, "--job", name))
+                # Documents that are encoded already: a job's questions begin at once.
+                ask = lambda name: results(play.cli("--collection", "questions", *question, "--job", name))
                 wrong += play.partition_each(play.gateway, args.partitions, job, quiet, ask, ask("quiet-questions"))
             if wrong:
                 raise SystemExit(f"results differ, or nothing was struck: {', '.join(wrong)}")
