@@ -221,9 +221,9 @@ class Play:
         run(*inside, "-I", *rule)
 
         def mend():
-            lines = run(*inside, "-nvxL", "OUTPUT").stdout.splitlines()
+            rules = [line.split() for line in run(*inside, "-nvxL", "OUTPUT").stdout.splitlines()]
             run(*inside, "-D", *rule)
-            return int(lines[2].split()[0])
+            return next(int(words[0]) for words in rules if target in words)
 
         return mend
 
@@ -237,7 +237,7 @@ class Play:
         questions need an encoder's vectors."""
         workers = {role: [name for name in self.names if role in name] for role in ROLES}
         wrong = []
-        for source, target in ARROWS:
+        for source, target in (arrow for arrow in ARROWS if not self.args.arrow or "-".join(arrow) in self.args.arrow):
             outcome = {}
             name = f"cut-{source}-{target}"
             work, right = (ask, answers) if (source, target) == ("decoder", "encoder") else (job, expected)
@@ -290,6 +290,7 @@ def main():
     parser.add_argument("--s3-port", type=int, default=5501)
     parser.add_argument("--max-tokens", default="16")
     parser.add_argument("--partitions", type=float, default=0, metavar="SECONDS", help="also cut every arrow for so long, each during a job")
+    parser.add_argument("--arrow", action="append", metavar="SOURCE-TARGET", help="cut this arrow alone, and restart nothing")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         play = Play(args, pathlib.Path(home))
@@ -307,7 +308,7 @@ def main():
             told("asked", id=first, answer=answer["answer"])
             # A collection of its own, so that everything is encoded anew.
             job = lambda name: results(play.cli("--collection", name, *summarize, "--job", name))
-            wrong = play.restart_each(job, quiet)
+            wrong = [] if args.arrow else play.restart_each(job, quiet)
             if args.partitions:
                 question = ["ask", "What is it about?", "--each", args.corpus, "--max-tokens", args.max_tokens]
                 # Documents that are encoded already: a job's questions begin at once.

@@ -197,6 +197,7 @@ impl Coordinator for CoordinatorService {
         &self,
         request: Request<ReportStatusRequest>,
     ) -> Result<Response<ReportStatusResponse>, Status> {
+        caller(&request).check_all()?;
         Ok(Response::new(report(&self.engine, &self.turns, request.into_inner()).await?))
     }
 }

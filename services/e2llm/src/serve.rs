@@ -40,6 +40,7 @@ struct Boot<'a> {
 
 /// Serves until shutdown is requested.
 pub(crate) async fn run(args: ServeArgs, settings: &Settings, shutdown: Shutdown) -> Result<()> {
+    check_role(&args)?;
     // Ports are taken before the slow parts, so that one in use is reported at once.
     let ports = ports(&args, settings).await?;
     let settings = &Settings { caches: args.caches, ..settings.clone() };
@@ -86,6 +87,17 @@ async fn end_with_job(coordinator: Endpoint, job_id: String, shutdown: Shutdown)
             Err(status) => tracing::debug!(job_id, cause = cause_of(&status), "the job is not known yet"),
         }
     }
+}
+
+/// Settings that would be passed over in silence.
+fn check_role(args: &ServeArgs) -> Result<()> {
+    if args.role != Role::Index && (args.replica || (args.role == Role::All && args.shards > 1)) {
+        bail!("--replica and --shards are for `serve index` alone");
+    }
+    if args.until_job.is_some() && !matches!(args.role, Role::Encoder | Role::Decoder) {
+        bail!("--until-job is for `serve encoder` and `serve decoder` alone");
+    }
+    Ok(())
 }
 
 async fn ports(args: &ServeArgs, settings: &Settings) -> Result<Ports> {

@@ -44,6 +44,9 @@ pub(crate) struct Settings {
     pub(crate) caches: CacheArgs,
 }
 
+/// Soft prompts kept on disk, in the cache.
+pub(crate) const SOFT_PROMPTS: &str = "soft-prompts";
+
 /// A server's disk may be given space before anyone notices; at a command line somebody waits.
 const SERVER_PATIENCE: Duration = Duration::from_secs(60);
 const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
@@ -61,7 +64,7 @@ impl Settings {
     /// Keeps near this process what its decoder reads from a store.
     pub(crate) fn read_cache(&self, store: Store) -> Result<ReadCache> {
         let CacheArgs { document_cache, disk_cache, .. } = self.caches;
-        let directory = self.fetcher()?.cache().join("soft-prompts");
+        let directory = self.fetcher()?.cache().join(SOFT_PROMPTS);
         let disk = Some((directory, disk_cache.as_u64()));
         Ok(ReadCache::new(store, CacheLimits { memory: document_cache.as_u64(), disk }))
     }

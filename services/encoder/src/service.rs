@@ -107,11 +107,15 @@ impl EncoderService {
         let mut incoming = None;
         loop {
             let response = match requests.message().await {
-                Ok(Some(message)) => match caller.check(&message.collection) {
-                    // Of a document that comes in pieces the first one says where it belongs.
-                    Err(refusal) if incoming.is_none() => Err(refusal),
-                    _ => self.take(message, &mut incoming).await,
-                },
+                Ok(Some(message)) => {
+                    // Of a document that comes in pieces the first one says where it belongs; one that is named by its hash is a message of
+                    // its own, wherever it comes.
+                    let begins = incoming.is_none() || !message.text_hash.is_empty();
+                    match caller.check(&message.collection) {
+                        Err(refusal) if begins => Err(refusal),
+                        _ => self.take(message, &mut incoming).await,
+                    }
+                }
                 Ok(None) => break,
                 Err(status) => Err(status),
             };
@@ -148,6 +152,7 @@ impl Encoder for EncoderService {
         &self,
         request: Request<Streaming<TrainRequest>>,
     ) -> Result<Response<Self::TrainSessionStream>, Status> {
+        caller(&request).check_all()?;
         let (sender, receiver) = mpsc::channel(RESPONSES);
         let place = self.sessions.clone().try_acquire_owned().map_err(|_| {
             let message = format!("{MAX_SESSIONS} training sessions are open already; try again later");

@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 
+use e2llm_api::ErrorCode;
 use e2llm_api::v1::index_client::IndexClient;
 use e2llm_api::v1::index_server::Index;
 use e2llm_api::v1::{self, DocRecord, LookedUp, SearchHit};
 use e2llm_runtime::Channel;
 use futures::future::try_join_all;
+use prost::Message;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::doc_index::RecordKey;
-use crate::rpc::{DEFAULT_HITS, DEFAULT_PAGE};
+use crate::rpc::{DEFAULT_HITS, DEFAULT_PAGE, MAX_RESPONSE, PAGE_BYTES};
 use crate::shard::shard_of;
 use crate::{IndexError, paging};
 
@@ -88,8 +90,14 @@ impl Index for Router {
             let found = client.batch_get(v1::BatchGetRequest { keys }).await?.into_inner().results;
             Ok::<_, Status>(places.into_iter().zip(found).collect::<Vec<_>>())
         });
+        let mut bytes = 0;
         for (place, found) in try_join_all(lookups).await?.into_iter().flatten() {
+            bytes += found.encoded_len() + 8;
             results[place] = found;
+        }
+        if bytes > MAX_RESPONSE {
+            let message = format!("records exceed {MAX_RESPONSE} bytes; ask for fewer keys at once");
+            return Err(IndexError::refused(ErrorCode::TooLarge, message).into());
         }
         Ok(Response::new(v1::BatchGetResponse { results }))
     }
@@ -157,6 +165,7 @@ impl Index for Router {
         let mut hits: Vec<SearchHit> = try_join_all(searches).await?.into_iter().flatten().collect();
         hits.sort_by(|a, b| b.score.total_cmp(&a.score));
         hits.truncate(limit);
+        hits.truncate(fitting(&hits, MAX_RESPONSE));
         Ok(Response::new(v1::SearchResponse { hits }))
     }
 }
@@ -171,6 +180,18 @@ fn key_of(record: &DocRecord) -> RecordKey {
         doc_id: record.doc_id.clone(),
         fingerprint: record.fingerprint.clone(),
     }
+}
+
+/// How many of these messages, from the first on, take no more than so many bytes.
+fn fitting<'a, M: Message + 'a>(messages: impl IntoIterator<Item = &'a M>, most: usize) -> usize {
+    let mut bytes = 0;
+    messages
+        .into_iter()
+        .take_while(|message| {
+            bytes += message.encoded_len() + 16;
+            bytes <= most
+        })
+        .count()
 }
 
 /// Pages of all shards that began after the same key, as one page of `size`; and the key after which the next one begins.
@@ -188,8 +209,10 @@ fn merged(
     let mut records: Vec<(RecordKey, DocRecord)> = records.map(|record| (key_of(&record), record)).collect();
     records.retain(|(key, _)| end.as_ref().is_none_or(|end| key <= end));
     records.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let is_cut = records.len() > size;
-    records.truncate(size);
+    // One record may come on top, as from one index.
+    let fits = fitting(records.iter().map(|(_, record)| record), PAGE_BYTES).saturating_add(1).min(size);
+    let is_cut = records.len() > fits;
+    records.truncate(fits);
     let last = records.last().map(|(key, _)| key.clone());
     let next = if is_cut { last } else { end };
     Ok((records.into_iter().map(|(_, record)| record).collect(), next))

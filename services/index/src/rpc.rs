@@ -21,10 +21,10 @@ const MAX_KEYS: usize = 1000;
 pub(crate) const DEFAULT_HITS: u32 = 10;
 
 /// What a response may hold; the rest of a message is for its frame.
-const MAX_RESPONSE: usize = MAX_MESSAGE_BYTES - (64 << 10);
+pub(crate) const MAX_RESPONSE: usize = MAX_MESSAGE_BYTES - (64 << 10);
 
 /// A page closes at this size, and one record may come on top.
-const PAGE_BYTES: usize = MAX_RESPONSE / 2;
+pub(crate) const PAGE_BYTES: usize = MAX_RESPONSE / 2;
 
 /// Records that one call looks at; a page may be empty and still have a next one. Decoding that many takes a fraction of
 /// a second.

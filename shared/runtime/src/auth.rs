@@ -9,6 +9,7 @@ mod limit;
 mod rights;
 mod tokens;
 
+pub(crate) use caller::Seen;
 pub use caller::{Caller, caller};
 pub(crate) use layer::AuthLayer;
 pub use rights::{Role, required_role};

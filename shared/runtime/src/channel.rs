@@ -1,12 +1,13 @@
 //! The client side of a connection, or of several to servers of the same kind.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use http::HeaderValue;
@@ -17,6 +18,8 @@ use tower::{Service, ServiceExt};
 use crate::reload::Reloading;
 use crate::trace;
 
+/// How long an address that failed is tried only when all others have.
+const AVOID: Duration = Duration::from_secs(5);
 /// How often the addresses of a name are looked up.
 const LOOK_UP: Duration = Duration::from_secs(5);
 
@@ -67,6 +70,7 @@ impl Channel {
             port,
             connect: Box::new(connect),
             known: Mutex::default(),
+            failed: Mutex::default(),
             next: AtomicUsize::new(0),
         });
         let watched = Arc::downgrade(&addresses);
@@ -107,8 +111,12 @@ impl Service<http::Request<Body>> for Channel {
                 let addresses = Arc::clone(addresses);
                 Box::pin(async move {
                     let affinity = request.extensions().get::<Affinity>().copied();
-                    let channel = addresses.choose(affinity).await?;
-                    Ok(channel.oneshot(request).await?)
+                    let (address, channel) = addresses.choose(affinity).await?;
+                    let answer = channel.oneshot(request).await;
+                    if answer.is_err() {
+                        addresses.note_failure(address);
+                    }
+                    Ok(answer?)
                 })
             }
         }
@@ -121,6 +129,8 @@ struct Addresses {
     port: u16,
     connect: Box<dyn Fn(SocketAddr) -> tonic::transport::Channel + Send + Sync>,
     known: Mutex<Vec<(SocketAddr, tonic::transport::Channel)>>,
+    /// Those that refused or broke a call, and when.
+    failed: Mutex<HashMap<SocketAddr, Instant>>,
     /// Whose turn it is.
     next: AtomicUsize,
 }
@@ -149,7 +159,22 @@ impl Addresses {
             .collect();
     }
 
-    async fn choose(&self, affinity: Option<Affinity>) -> Result<tonic::transport::Channel, tower::BoxError> {
+    /// Others are tried first for a while.
+    fn note_failure(&self, address: SocketAddr) {
+        let mut failed = self.failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        failed.retain(|_, since| since.elapsed() < AVOID);
+        failed.insert(address, Instant::now());
+    }
+
+    fn is_avoided(&self, address: SocketAddr) -> bool {
+        let failed = self.failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        failed.get(&address).is_some_and(|since| since.elapsed() < AVOID)
+    }
+
+    async fn choose(
+        &self,
+        affinity: Option<Affinity>,
+    ) -> Result<(SocketAddr, tonic::transport::Channel), tower::BoxError> {
         if let Some(channel) = self.pick(affinity) {
             return Ok(channel);
         }
@@ -157,12 +182,14 @@ impl Addresses {
         self.pick(affinity).ok_or_else(|| format!("{} has no addresses", self.host).into())
     }
 
-    fn pick(&self, affinity: Option<Affinity>) -> Option<tonic::transport::Channel> {
+    fn pick(&self, affinity: Option<Affinity>) -> Option<(SocketAddr, tonic::transport::Channel)> {
         let known = self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let addresses: Vec<SocketAddr> = known.iter().map(|(address, _)| *address).collect();
-        let index = chosen(&addresses, affinity, turn)?;
-        known.get(index).map(|(_, channel)| channel.clone())
+        let all: Vec<SocketAddr> = known.iter().map(|(address, _)| *address).collect();
+        let good: Vec<SocketAddr> = all.iter().copied().filter(|address| !self.is_avoided(*address)).collect();
+        let addresses = if good.is_empty() { all } else { good };
+        let address = addresses.get(chosen(&addresses, affinity, turn)?)?;
+        known.iter().find(|(known, _)| known == address).cloned()
     }
 }
 

@@ -13,10 +13,12 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use crate::auth::{Caller, Role, required_role};
+use crate::auth::{Caller, Role, Seen, required_role};
 use crate::trace;
 
 const STATUS: &str = "grpc-status";
+/// Characters of a path in the audit log: unknown ones are made up by callers.
+const AUDITED: usize = 100;
 /// What calls of nothing are counted under.
 const UNKNOWN: &str = "unknown";
 
@@ -51,16 +53,16 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
         let mut call = Call::new(request.uri().path(), peer);
+        let seen = Seen::default();
+        request.extensions_mut().insert(seen.clone());
+        call.seen = seen;
         let span = trace::call(request.uri().path(), request.headers());
         let answer = span.in_scope(|| self.inner.call(request)).instrument(span);
         Box::pin(async move {
             let response = answer.await?;
-            if let Some(caller) = response.extensions().get::<Caller>() {
-                call.caller = caller.clone();
-            }
             if let Some(code) = code_in(response.headers()) {
                 // Refused at once: no body follows.
                 call.end(code);
@@ -82,14 +84,14 @@ where
 struct Call {
     path: String,
     peer: Option<std::net::SocketAddr>,
-    caller: Caller,
+    seen: Seen,
     begun: Instant,
     ended: bool,
 }
 
 impl Call {
     fn new(path: &str, peer: Option<std::net::SocketAddr>) -> Self {
-        Self { path: path.to_owned(), peer, caller: Caller::default(), begun: Instant::now(), ended: false }
+        Self { path: path.to_owned(), peer, seen: Seen::default(), begun: Instant::now(), ended: false }
     }
 
     fn end(&mut self, code: Code) {
@@ -114,7 +116,9 @@ impl Call {
             return;
         }
         let peer = self.peer.map(|peer| peer.to_string()).unwrap_or_default();
-        let (caller, rpc) = (self.caller.name(), self.path.as_str());
+        // A call that is broken off before anybody looked at it has no caller.
+        let caller = self.seen.get().map_or("?", Caller::name);
+        let rpc: String = self.path.chars().take(AUDITED).collect();
         let ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(target: "e2llm_audit", caller, peer, rpc, code, ms, "call");
     }

@@ -20,7 +20,10 @@ pub(crate) struct Reloading<T> {
 
 struct State<T> {
     value: Arc<T>,
+    /// Of the files that it was made of.
     stamps: Vec<Option<Stamp>>,
+    /// Why the last change could not be used.
+    failed: Option<String>,
     looked: Instant,
 }
 
@@ -38,7 +41,7 @@ impl<T> Reloading<T> {
     ) -> Result<Self, String> {
         // Stamps are taken first: a change in between is then seen as one.
         let stamps = stamps(&files);
-        let state = State { value: Arc::new(make()?), stamps, looked: Instant::now() };
+        let state = State { value: Arc::new(make()?), stamps, failed: None, looked: Instant::now() };
         Ok(Self { files, make: Box::new(make), every: EVERY, state: Mutex::new(state) })
     }
 
@@ -49,20 +52,24 @@ impl<T> Reloading<T> {
             state.looked = Instant::now();
             let stamps = stamps(&self.files);
             if stamps != state.stamps {
-                state.stamps = stamps;
-                self.make_again(&mut state);
+                self.make_again(&mut state, stamps);
             }
         }
         Arc::clone(&state.value)
     }
 
-    fn make_again(&self, state: &mut State<T>) {
+    fn make_again(&self, state: &mut State<T>, stamps: Vec<Option<Stamp>>) {
         match (self.make)() {
             Ok(value) => {
-                state.value = Arc::new(value);
+                *state = State { value: Arc::new(value), stamps, failed: None, looked: state.looked };
                 tracing::info!(files = ?self.files, "read again after a change");
             }
-            Err(reason) => tracing::error!(reason, "a changed file cannot be used; what was read before stays in use"),
+            // Tried again at the next look: it may be that the file could not be opened, not what is in it.
+            Err(reason) if state.failed.as_ref() == Some(&reason) => {}
+            Err(reason) => {
+                tracing::error!(reason, "a changed file cannot be used; what was read before stays in use");
+                state.failed = Some(reason);
+            }
         }
     }
 }

@@ -51,7 +51,9 @@ pub(crate) fn call(path: &str, headers: &HeaderMap) -> Span {
     if path.ends_with("/ReportStatus") || path.starts_with("/grpc.health.") {
         return Span::none();
     }
-    let span = info_span!("call", otel.name = path, otel.kind = "server", rpc = path);
+    // Names of ours only: others are made up by callers.
+    let rpc = path.strip_prefix("/e2llm.v1.").filter(|rpc| e2llm_api::rpcs().contains(*rpc)).unwrap_or("unknown");
+    let span = info_span!("call", otel.name = rpc, otel.kind = "server", rpc);
     if is_exporting() {
         follow(&span, TraceContextPropagator::new().extract(&Headers(headers)));
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use e2llm_api::v1::coordinator_client::CoordinatorClient;
+use e2llm_api::v1::encoder_client::EncoderClient;
 use e2llm_api::v1::index_client::IndexClient;
 use e2llm_api::v1::*;
 use e2llm_e2e::{Service, Workplace};
@@ -130,6 +131,39 @@ async fn jobs_of_other_collections_are_not_seen() {
     refused(coordinator.cancel_job(with(&guarded.writer, cancel)).await, Code::NotFound, "there is no job");
     let report = ReportStatusRequest { worker_id: "spy".to_owned(), slots: 1, ..Default::default() };
     refused(coordinator.report_status(with(&guarded.writer, report)).await, Code::PermissionDenied, "needs worker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_cannot_slip_into_another_collection_behind_one_that_is_allowed() {
+    let guarded = Guarded::start();
+    let tokens = guarded.place.path("tokens.yaml").display().to_string();
+    let store = guarded.place.path("store").display().to_string();
+    guarded.place.write("worker.token", &guarded.worker);
+    let own = guarded.place.path("worker.token").display().to_string();
+    let index = guarded.index.url();
+    let flags = ["encoder", "--store", &store, "--tokens", &tokens, "--index-url", &index, "--token-file", &own];
+    let encoder = Service::start(None, &flags, &[]);
+    let mut client = EncoderClient::new(channel(&encoder));
+    let piece = |collection: &str, last: bool| EncodeRequest {
+        collection: collection.to_owned(),
+        doc_id: "a".to_owned(),
+        text: b"A text of its own.".to_vec(),
+        last,
+        ..Default::default()
+    };
+    let by_hash = EncodeRequest {
+        collection: "ours".to_owned(),
+        doc_id: "victim".to_owned(),
+        text_hash: "0".repeat(64),
+        ..Default::default()
+    };
+    let slipped = tokio_stream::iter([piece("theirs", false), by_hash]);
+    let mut answers = client.encode(with(&guarded.writer, slipped)).await.unwrap().into_inner();
+    refused(answers.message().await, Code::PermissionDenied, "may not use collection \"ours\"");
+    let allowed = tokio_stream::iter([piece("theirs", true)]);
+    let mut answers = client.encode(with(&guarded.writer, allowed)).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    assert!(matches!(answer.outcome, Some(encode_response::Outcome::Record(_))), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::builder::FalseyValueParser;
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use e2llm_runtime::telemetry::LogFormat;
 
@@ -68,7 +68,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "E2LLM_SHARD", value_name = "I", default_value_t = 0)]
     pub(crate) shard: u32,
     /// Serve reads only, as a replica of the index that serves this store, at most a second behind it
-    #[arg(long, env = "E2LLM_REPLICA", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "E2LLM_REPLICA", value_parser = BoolishValueParser::new())]
     pub(crate) replica: bool,
     #[command(flatten)]
     pub(crate) caches: CacheArgs,
@@ -110,7 +110,7 @@ pub(crate) struct GuardArgs {
     #[arg(long, env = "E2LLM_TLS_CLIENT_CA", value_name = "FILE")]
     pub(crate) tls_client_ca: Option<PathBuf>,
     /// Listen on other addresses than this machine's own without asking anyone who they are
-    #[arg(long, env = "E2LLM_ALLOW_UNAUTHENTICATED", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "E2LLM_ALLOW_UNAUTHENTICATED", value_parser = BoolishValueParser::new())]
     pub(crate) allow_unauthenticated: bool,
 }
 

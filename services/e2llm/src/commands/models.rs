@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::cli::ModelsCommand;
 use crate::output;
 use crate::render::bytes;
+use crate::settings::SOFT_PROMPTS;
 
 pub(crate) async fn run(app: &App, command: ModelsCommand) -> Result<ExitCode> {
     let fetcher = app.settings.fetcher()?;
@@ -76,6 +77,9 @@ fn state_name(state: State) -> &'static str {
 }
 
 fn pull(fetcher: &Fetcher, name: Option<&str>, verify: bool, json: bool) -> Result<()> {
+    // Where a decoder keeps soft prompts: a cache that is mounted read-only must have the place to mount that at.
+    // One that is read-only now has it, or is no decoder's.
+    let _ = std::fs::create_dir_all(fetcher.cache().join(SOFT_PROMPTS));
     let recheck = if verify { Recheck::All } else { Recheck::Changed };
     for pulled in fetcher.pull(name, recheck)? {
         let done = if pulled.fetched { "fetched" } else { "already there" };

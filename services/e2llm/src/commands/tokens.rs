@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::cli::TokensCommand;
+use crate::failure::warn_line;
 
 /// Prints a new token.
 pub(crate) fn run(app: &App, command: TokensCommand) -> Result<ExitCode> {
@@ -18,9 +19,10 @@ pub(crate) fn run(app: &App, command: TokensCommand) -> Result<ExitCode> {
     if app.settings.json {
         println!("{}", json!({ "secret": secret, "entry": entry }));
     } else {
-        println!("# Give this to the caller, in a file for --token-file; it is not shown again:");
-        println!("# {secret}");
-        println!("# Add this to the servers' file of --tokens:");
+        // Apart, so that an entry written to a file does not take its secret along.
+        warn_line("the token, for the caller's file of --token-file; it is not shown again:");
+        warn_line(&secret);
+        warn_line("its entry, for the servers' file of --tokens:");
         print!("{}", serde_yaml_ng::to_string(&json!({ "tokens": [entry] }))?);
     }
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use e2llm_api::{ErrorCode, status};
 use tonic::{Request, Status};
@@ -86,6 +86,9 @@ impl Caller {
         self.is(|token| token.role >= role)
     }
 }
+
+/// Where it is noted who makes a call, for whoever writes down what became of it, also of one that is broken off.
+pub(crate) type Seen = Arc<OnceLock<Caller>>;
 
 /// The caller of a request; one that may do everything where the server asks for no token.
 pub fn caller<T>(request: &Request<T>) -> Caller {

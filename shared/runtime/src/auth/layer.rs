@@ -2,13 +2,13 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use e2llm_api::{ErrorCode, status};
-use futures::future::{BoxFuture, Either, Ready, ready};
+use futures::future::{Either, Ready, ready};
 use http::header::AUTHORIZATION;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::{Auth, Caller, Role, required_role};
+use super::{Auth, Caller, Role, Seen, required_role};
 use crate::overloaded;
 
 /// Lets calls through whose token may make them, and tells the service who the [`Caller`] is.
@@ -32,12 +32,10 @@ pub(crate) struct Guarded<S> {
 impl<S> Service<http::Request<Body>> for Guarded<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
 {
     type Response = http::Response<Body>;
     type Error = S::Error;
-    type Future = Either<Ready<Result<Self::Response, S::Error>>, BoxFuture<'static, Result<Self::Response, S::Error>>>;
+    type Future = Either<Ready<Result<Self::Response, S::Error>>, S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -45,19 +43,15 @@ where
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let (caller, verdict) = self.auth.judge(&request);
-        if let Err(refusal) = verdict {
-            let mut refused = refusal.into_http::<Body>();
-            refused.extensions_mut().insert(caller);
-            return Either::Left(ready(Ok(refused)));
+        if let Some(seen) = request.extensions().get::<Seen>() {
+            // It is noted once.
+            let _ = seen.set(caller.clone());
         }
-        request.extensions_mut().insert(caller.clone());
-        let answer = self.inner.call(request);
-        // For whoever writes down what was answered to whom.
-        Either::Right(Box::pin(async move {
-            let mut response = answer.await?;
-            response.extensions_mut().insert(caller);
-            Ok(response)
-        }))
+        if let Err(refusal) = verdict {
+            return Either::Left(ready(Ok(refusal.into_http::<Body>())));
+        }
+        request.extensions_mut().insert(caller);
+        Either::Right(self.inner.call(request))
     }
 }
 

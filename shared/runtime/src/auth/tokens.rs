@@ -26,8 +26,8 @@ pub struct TokenEntry {
     hash: blake3::Hash,
     /// What it may do.
     pub role: Role,
-    /// The collections it may use; all if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The collections it may use; all if absent. Named without any it is refused, lest a file that was cut off open all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "listed")]
     pub collections: Option<Vec<String>>,
     /// Calls per minute; no limit if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,6 +128,14 @@ fn read(path: &Path) -> Result<Vec<Arc<TokenEntry>>, String> {
     Ok(entries)
 }
 
+fn listed<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    let names = Vec::deserialize(deserializer)?;
+    if names.is_empty() {
+        return Err(serde::de::Error::custom("collections names none; leave it out if the token is for all"));
+    }
+    Ok(Some(names))
+}
+
 mod hex {
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -177,6 +185,7 @@ mod tests {
             (entry("- name: b\n  hash: xyz\n  role: read\n"), "64 hex digits"),
             (entry(&format!("- name: a\n  hash: {hash}\n  role: admin\n")), "two tokens are called"),
             (entry("  requests_per_minute: 0\n"), "0 requests"),
+            (entry("  collections:\n"), "collections names none"),
             ("tokens: 1".to_owned(), "invalid type"),
         ] {
             let (_directory, path) = written(&text);
