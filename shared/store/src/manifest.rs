@@ -99,6 +99,7 @@ pub enum Append {
 /// Decodes as far as can be done without knowing whose it is.
 #[cfg(fuzzing)]
 pub(crate) fn decode(bytes: &[u8]) {
+    use prost::Message;
     drop(seal::open::<v1::Manifest>("fuzz", bytes));
     if let Ok(body) = v1::Manifest::decode(bytes) {
         drop(body.deltas.into_iter().map(Change::from_delta).collect::<Option<Vec<_>>>());
