@@ -18,6 +18,8 @@ pub(crate) struct Board {
     last_served: Option<JobId>,
     /// Jobs that have ended, oldest first.
     ended: VecDeque<JobId>,
+    /// When tasks were last counted for the metrics.
+    pub(crate) counted: Option<Instant>,
 }
 
 /// An outcome that has to be written before it counts.

@@ -1,10 +1,14 @@
 //! What the coordinator tells of its work, as metrics: counts by stage, never names.
 
+use std::time::{Duration, Instant};
+
 use e2llm_api::v1::Stage;
 use metrics::{counter, gauge, histogram};
 
 use crate::board::{Board, Outcome, Settlement};
 
+/// The least time between two counts of tasks.
+const EVERY: Duration = Duration::from_secs(2);
 /// Stages that have metrics, with their names.
 const STAGES: [(Stage, &str); 3] = [(Stage::Encode, "encode"), (Stage::Decode, "decode"), (Stage::Train, "train")];
 
@@ -25,8 +29,12 @@ pub(crate) fn begin() {
     }
 }
 
-/// Tasks that wait and that run now.
-pub(crate) fn tasks(board: &Board) {
+/// Tasks that wait and that run now. All of them are counted, so not at every report.
+pub(crate) fn tasks(board: &mut Board, now: Instant) {
+    if board.counted.is_some_and(|counted| now.saturating_duration_since(counted) < EVERY) {
+        return;
+    }
+    board.counted = Some(now);
     for (stage, name) in STAGES {
         let (open, leased) = board.open_tasks(stage);
         gauge!("e2llm_tasks", "stage" => name, "state" => "queued").set((open - leased) as f64);

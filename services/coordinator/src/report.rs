@@ -97,7 +97,7 @@ fn judge(
     for failure in failures {
         judged.push((failure.task.clone(), board.failed(worker, failure, now, options)));
     }
-    measure::tasks(&board);
+    measure::tasks(&mut board, now);
     drop(board);
     settle_apart(engine, expired);
     // A round that could not be committed earlier, or was due when the coordinator started.

@@ -1,8 +1,7 @@
 use e2llm_api::v1::{GetJobRequest, JobKind};
 use e2llm_api::{ErrorCode, row_error};
 use e2llm_coordinator::{CoordinatorOptions, CoordinatorService};
-use e2llm_runtime::ClientOptions;
-use e2llm_runtime::{ServerBuilder, ServerOptions, in_process};
+use e2llm_runtime::{ClientOptions, ServerBuilder, ServerOptions, in_process};
 use e2llm_store::Store;
 
 use tokio::sync::mpsc;
