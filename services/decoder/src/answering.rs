@@ -294,7 +294,8 @@ impl Answering {
     async fn lay_out_for(&self, material: &Material, question: &str) -> Result<Layout, DecodeError> {
         let by_question = matches!(material.reading, Reading::Unspecified | Reading::Soft | Reading::Retrieved);
         let vector = if by_question { self.embed(question).await? } else { Vec::new() };
-        material.lay_out(&material.chunks(), Purpose::Question(&vector), self.tokenizer())
+        let purpose = Purpose::Question { vector: &vector, text: question };
+        material.lay_out(&material.chunks(), purpose, self.tokenizer())
     }
 
     async fn documents(&self, request: &Request, with_text: bool) -> Result<Vec<LoadedDocument>, DecodeError> {

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use e2llm_api::v1::DocRecord;
 use e2llm_model::chunk::trim_blank;
 use e2llm_model::expand::Candidate;
+use e2llm_model::prompt::gap_after;
 use e2llm_store::{ReadCache, SoftPrompt};
 
 use crate::error::DecodeError;
@@ -88,14 +89,7 @@ impl LoadedDocument {
 
     /// What a chunk's range ends with before the next one begins: the shortest blank that says as much.
     pub(crate) fn gap(&self, range: &std::ops::Range<usize>) -> &'static str {
-        let text = self.text.as_ref().and_then(|text| text.get(range.clone())).unwrap_or_default();
-        let blank = &text[text.trim_end().len()..];
-        match blank.matches('\n').count() {
-            0 if blank.is_empty() => "",
-            0 => " ",
-            1 => "\n",
-            _ => "\n\n",
-        }
+        gap_after(self.text.as_ref().and_then(|text| text.get(range.clone())).unwrap_or_default())
     }
 
     /// Whether it has a soft token.

@@ -2,14 +2,13 @@ use std::ops::Range;
 
 use e2llm_api::v1::{ExpandedChunk, Reading, Usage};
 use e2llm_model::TextTokenizer;
-use e2llm_model::expand::{Budget, Candidate, Form, ends, for_question, for_summary, opening, retrieved};
+use e2llm_model::expand::{Budget, Candidate, Form, ends, for_question, for_summary, opening, relevance, retrieved};
 use e2llm_model::generate::Piece;
+use e2llm_model::lexical;
+use e2llm_model::prompt::BETWEEN;
 
 use crate::document::{ChunkRef, LoadedDocument};
 use crate::error::DecodeError;
-
-/// Text between two documents of one question, and where raw text has a gap.
-const BETWEEN: &str = "\n\n";
 
 /// The documents of a request, and how they are read.
 #[derive(Debug)]
@@ -29,7 +28,7 @@ pub(crate) type Chunk = (usize, ChunkRef);
 /// Chunks of one or more documents, as they shall enter a prompt.
 #[derive(Debug)]
 pub(crate) struct Layout {
-    /// Soft tokens and raw text in document order.
+    /// Soft tokens in document order, then raw text in document order.
     pub(crate) pieces: Vec<Piece>,
     /// What became of the chunks.
     pub(crate) usage: Usage,
@@ -38,8 +37,11 @@ pub(crate) struct Layout {
 /// What the chunks are wanted for.
 #[derive(Clone, Copy)]
 pub(crate) enum Purpose<'a> {
-    /// The question's unit vector `[d_enc]`.
-    Question(&'a [f32]),
+    Question {
+        /// Its unit vector `[d_enc]`.
+        vector: &'a [f32],
+        text: &'a str,
+    },
     Summary,
 }
 
@@ -70,6 +72,7 @@ impl Material {
         }
     }
 
+    /// Soft tokens, and behind them raw text of some chunks.
     fn soft_and_text(
         &self,
         chunks: &[Chunk],
@@ -77,32 +80,25 @@ impl Material {
         tokenizer: &TextTokenizer,
     ) -> Result<Layout, DecodeError> {
         let candidates = self.candidates(chunks);
-        let mut texts: Vec<Option<Vec<u32>>> = vec![None; chunks.len()];
-        let mut cost = |index: usize| {
-            let (document, chunk) = chunks[index];
-            let ids = tokenizer.encode_plain(self.documents[document].text(chunk)?).ok()?;
-            let positions = ids.len();
-            texts[index] = Some(ids);
-            Some(positions)
-        };
+        // A chunk whose text is not to be had stays compressed.
+        let mut cost = |index: usize| self.text_cost(chunks[index], tokenizer).ok();
         let forms = match purpose {
-            Purpose::Question(vector) => {
-                for_question(&candidates, vector, &|index| self.comes_first(chunks[index]), self.budget, &mut cost)
+            Purpose::Question { vector, text } => {
+                let scores = relevance(&candidates, vector, &self.lexical_scores(chunks, text));
+                for_question(&candidates, &scores, &|index| self.comes_first(chunks[index]), self.budget, &mut cost)
             }
             Purpose::Summary => for_summary(&candidates, self.budget, &mut cost),
         };
-        let mut layout = Layout::of(chunks.len());
-        let mut previous = None;
-        for ((&(document, chunk), form), text) in chunks.iter().zip(&forms).zip(texts) {
-            if previous.is_some_and(|p| p != document) && *form != Form::LeftOut {
-                layout.pieces.push(Piece::Tokens(tokenizer.encode_plain(BETWEEN)?));
-            }
-            if *form != Form::LeftOut {
-                previous = Some(document);
-            }
-            layout.place(&self.documents[document], self.donor.as_ref(), chunk, *form, text);
-        }
+        let mut layout = Layout::of(&forms);
+        self.place_soft(&mut layout, chunks, &forms, tokenizer)?;
+        self.place_text(&mut layout, chunks, &forms, tokenizer)?;
         Ok(layout)
+    }
+
+    fn lexical_scores(&self, chunks: &[Chunk], question: &str) -> Vec<f32> {
+        let texts: Vec<Option<&str>> =
+            chunks.iter().map(|(index, chunk)| self.documents[*index].text(*chunk)).collect();
+        lexical::scores(question, &texts)
     }
 
     fn comes_first(&self, (document, chunk): Chunk) -> bool {
@@ -118,27 +114,12 @@ impl Material {
         tokenizer: &TextTokenizer,
     ) -> Result<Layout, DecodeError> {
         let forms = self.text_forms(chunks, purpose, tokenizer)?;
-        let mut layout = Layout::of(chunks.len());
-        let mut previous: Option<(usize, Range<usize>)> = None;
-        for (&(index, chunk), form) in chunks.iter().zip(&forms) {
-            let (document, Form::Text(score)) = (&self.documents[index], *form) else {
-                layout.usage.chunks_left_out += 1;
-                continue;
-            };
-            let range = document.range(chunk);
-            let gap = previous.map_or("", |(last, before)| {
-                if last == index && before.end == range.start { document.gap(&before) } else { BETWEEN }
-            });
-            let text = document.text(chunk).unwrap_or_default();
-            layout.pieces.push(Piece::Tokens(tokenizer.encode_plain(&format!("{gap}{text}"))?));
-            layout.usage.chunks_expanded += 1;
-            layout.usage.expanded.push(expanded(document, chunk, score));
-            previous = Some((index, range));
-        }
+        let mut layout = Layout::of(&forms);
+        self.place_text(&mut layout, chunks, &forms, tokenizer)?;
         Ok(layout)
     }
 
-    /// Which chunks are read as raw text. Each is charged with the longest gap before it.
+    /// Which chunks are read as raw text.
     fn text_forms(
         &self,
         chunks: &[Chunk],
@@ -147,23 +128,78 @@ impl Material {
     ) -> Result<Vec<Form>, DecodeError> {
         let mut problem = None;
         let mut cost = |index: usize| {
-            let (document, chunk) = chunks[index];
-            let document = &self.documents[document];
-            let counted = match document.text(chunk) {
-                Some(text) => tokenizer.count(&format!("{BETWEEN}{text}")).map_err(DecodeError::from),
-                None => Err(DecodeError::NoText { doc_id: document.record.doc_id.clone() }),
-            };
+            let counted = self.text_cost(chunks[index], tokenizer);
             counted.map_err(|error| problem = Some(error)).ok()
         };
         let (count, positions) = (chunks.len(), self.budget.positions);
-        let question = if let Purpose::Question(vector) = purpose { Some(vector) } else { None };
         let forms = match self.reading {
-            Reading::Retrieved => retrieved(&self.candidates(chunks), question, positions, &mut cost),
+            Reading::Retrieved => {
+                let candidates = self.candidates(chunks);
+                let scores = match purpose {
+                    Purpose::Question { vector, text } => {
+                        Some(relevance(&candidates, vector, &self.lexical_scores(chunks, text)))
+                    }
+                    Purpose::Summary => None,
+                };
+                retrieved(&candidates, scores, positions, &mut cost)
+            }
             Reading::Opening => opening(count, positions, &mut cost),
             Reading::Full => ends(count, positions, &mut cost),
-            Reading::Unspecified | Reading::Soft | Reading::None => vec![Form::LeftOut; count],
+            Reading::Unspecified | Reading::Soft | Reading::None => vec![Form::default(); count],
         };
         problem.map_or(Ok(forms), Err)
+    }
+
+    /// Positions of a chunk as raw text, with the longest gap before it.
+    fn text_cost(&self, (index, chunk): Chunk, tokenizer: &TextTokenizer) -> Result<usize, DecodeError> {
+        let document = &self.documents[index];
+        match document.text(chunk) {
+            Some(text) => Ok(tokenizer.count(&format!("{BETWEEN}{text}"))?),
+            None => Err(DecodeError::NoText { doc_id: document.record.doc_id.clone() }),
+        }
+    }
+
+    fn place_soft(
+        &self,
+        layout: &mut Layout,
+        chunks: &[Chunk],
+        forms: &[Form],
+        tokenizer: &TextTokenizer,
+    ) -> Result<(), DecodeError> {
+        let mut previous = None;
+        for ((index, chunk), _) in chunks.iter().zip(forms).filter(|(_, form)| form.soft) {
+            if previous.is_some_and(|previous| previous != index) {
+                layout.pieces.push(Piece::Tokens(tokenizer.encode_plain(BETWEEN)?));
+            }
+            previous = Some(index);
+            layout.soft(&self.documents[*index], self.donor.as_ref(), *chunk);
+        }
+        Ok(())
+    }
+
+    fn place_text(
+        &self,
+        layout: &mut Layout,
+        chunks: &[Chunk],
+        forms: &[Form],
+        tokenizer: &TextTokenizer,
+    ) -> Result<(), DecodeError> {
+        let mut previous: Option<(usize, Range<usize>)> = None;
+        for (&(index, chunk), form) in chunks.iter().zip(forms) {
+            let Some(score) = form.text else { continue };
+            let document = &self.documents[index];
+            let range = document.range(chunk);
+            let gap = match &previous {
+                Some((last, before)) if *last == index && before.end == range.start => document.gap(before),
+                None if layout.pieces.is_empty() => "",
+                _ => BETWEEN,
+            };
+            let text = document.text(chunk).unwrap_or_default();
+            layout.pieces.push(Piece::Tokens(tokenizer.encode_plain(&format!("{gap}{text}"))?));
+            layout.usage.expanded.push(expanded(document, chunk, score));
+            previous = Some((index, range));
+        }
+        Ok(())
     }
 
     fn candidates(&self, chunks: &[Chunk]) -> Vec<Candidate<'_>> {
@@ -183,37 +219,26 @@ fn expanded(document: &LoadedDocument, chunk: ChunkRef, score: f32) -> ExpandedC
 }
 
 impl Layout {
-    /// Nothing yet of so many chunks.
-    fn of(chunks: usize) -> Self {
-        Self { pieces: Vec::new(), usage: Usage { chunks_total: chunks as u32, ..Usage::default() } }
+    /// Nothing yet, of chunks in these forms.
+    fn of(forms: &[Form]) -> Self {
+        let count = |with: fn(&Form) -> bool| forms.iter().filter(|form| with(form)).count() as u32;
+        let usage = Usage {
+            chunks_total: forms.len() as u32,
+            chunks_expanded: count(|form| form.text.is_some()),
+            chunks_soft: count(|form| form.soft),
+            chunks_left_out: count(|form| *form == Form::default()),
+            ..Usage::default()
+        };
+        Self { pieces: Vec::new(), usage }
     }
 
-    fn place(
-        &mut self,
-        document: &LoadedDocument,
-        donor: Option<&LoadedDocument>,
-        chunk: ChunkRef,
-        form: Form,
-        text: Option<Vec<u32>>,
-    ) {
-        match (form, text) {
-            (Form::Text(score), Some(ids)) => {
-                self.usage.chunks_expanded += 1;
-                self.usage.expanded.push(expanded(document, chunk, score));
-                self.pieces.push(Piece::Tokens(ids));
-            }
-            (Form::Soft, _) => {
-                let count = document.candidate(chunk).soft_tokens;
-                let values = match donor {
-                    Some(donor) => donor.soft_from(self.usage.soft_positions as usize, count),
-                    None => document.soft(chunk),
-                };
-                self.usage.chunks_soft += 1;
-                self.usage.soft_positions += count as u32;
-                self.pieces.push(Piece::Soft(values));
-            }
-            // A chunk is expanded only after its text was tokenised, so the first arm takes every `Text`.
-            (Form::LeftOut | Form::Text(_), _) => self.usage.chunks_left_out += 1,
-        }
+    fn soft(&mut self, document: &LoadedDocument, donor: Option<&LoadedDocument>, chunk: ChunkRef) {
+        let count = document.candidate(chunk).soft_tokens;
+        let values = match donor {
+            Some(donor) => donor.soft_from(self.usage.soft_positions as usize, count),
+            None => document.soft(chunk),
+        };
+        self.usage.soft_positions += count as u32;
+        self.pieces.push(Piece::Soft(values));
     }
 }

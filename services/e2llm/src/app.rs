@@ -46,6 +46,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Tokens(command) => commands::tokens::run(&app, command),
         Command::Models(command) => app.interruptible(commands::models::run(&app, command)).await?,
         Command::Doctor(args) => commands::doctor::run(&app, args).await,
+        Command::Reshard(args) => commands::reshard::run(&app, &args).await,
         Command::Data(command) => done(data_cmd::run(command, &app.settings, app.shutdown.clone()).await),
         Command::Train(args) => done(train_cmd::run(args, &app.settings, app.shutdown.clone()).await),
         Command::Eval(args) => done(eval_cmd::run(&app, &args).await),

@@ -137,6 +137,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Delete what nothing needs any more: expired jobs, and soft prompts and texts that no document refers to
     Gc(GcArgs),
+    /// Give the index of a store another number of shards; nothing is committed meanwhile
+    Reshard(ReshardArgs),
     /// Submit, list, watch, cancel, resume or delete bulk jobs, and fetch their results
     #[command(subcommand)]
     Jobs(JobsCommand),
@@ -204,6 +206,17 @@ pub(crate) enum ModelsCommand {
         /// A bundle, a model or sample:NAME [default: the bundle of --bundle]
         name: Option<String>,
     },
+}
+
+/// `e2llm reshard`
+#[derive(Debug, Args)]
+pub(crate) struct ReshardArgs {
+    /// Shards that the index has
+    #[arg(long, value_name = "N")]
+    pub(crate) from: u32,
+    /// Shards that it shall have
+    #[arg(long, value_name = "N")]
+    pub(crate) to: u32,
 }
 
 /// `e2llm doctor`

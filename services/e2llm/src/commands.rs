@@ -9,6 +9,7 @@ pub(crate) mod encode;
 pub(crate) mod gc;
 pub(crate) mod jobs;
 pub(crate) mod models;
+pub(crate) mod reshard;
 mod source;
 mod stored;
 mod submit;

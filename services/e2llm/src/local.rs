@@ -270,10 +270,18 @@ pub(crate) async fn keep_shards(store: &Store, shards: u32) -> Result<()> {
     if *kept != *shards.to_string().as_bytes() {
         let kept = String::from_utf8_lossy(&kept);
         bail!(
-            "the index of this store has {kept} shards, not {shards}; give --shards {kept}, or copy the store into a new one"
+            "the index of this store has {kept} shards, not {shards}; give --shards {kept}, or `e2llm reshard --from {kept} --to {shards}`"
         );
     }
     Ok(())
+}
+
+/// Notes that a store's index has another number of shards now.
+pub(crate) async fn change_shards(store: &Store, shards: u32) -> Result<()> {
+    store.delete(SHARDS).await?;
+    // An index of another number that starts right now and notes its own cannot open its log, which is closed.
+    let _ = store.create(SHARDS, shards.to_string().into_bytes()).await?;
+    keep_shards(store, shards).await
 }
 
 /// The bundle with its weights on this machine; fetches them when they are absent.

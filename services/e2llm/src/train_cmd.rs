@@ -107,7 +107,8 @@ pub(crate) async fn run(args: TrainArgs, settings: &Settings, shutdown: Shutdown
 fn models(bundle: &LocalBundle) -> Result<Models> {
     let DecoderSide { decoder, words } = bundle.decoder_side()?;
     let Words { tokens, frame, pieces, .. } = words;
-    Ok(Models { encoder: Arc::new(bundle.text_encoder()?), pieces, decoder, tokens, frame })
+    let encoder = Arc::new(bundle.text_encoder()?);
+    Ok(Models { encoder, pieces, decoder, tokens, frame, bundle: Some(bundle.bundle.clone()) })
 }
 
 fn read_recipe(path: &Path) -> Result<Recipe> {

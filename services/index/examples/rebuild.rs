@@ -1,13 +1,14 @@
 //! How the index grows: `cargo run --release -p e2llm-index --example rebuild -- 1000000`.
 //!
 //! Commits so many records of one segment over gRPC, on a store in a temporary directory, looks some up and lists them; then deletes the view
-//! and opens the index again, from its snapshot and manifests, and once more from its manifests alone. Prints one JSON line.
+//! and opens the index again, from its snapshot and manifests, and once more from its manifests alone; then splits
+//! it into four shards. Prints one JSON line.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use e2llm_api::v1::{CommitRequest, DocKey, DocRecord, GetRequest, ListRequest, Segment};
-use e2llm_index::{DEFAULT_SHARD, IndexService};
+use e2llm_index::{DEFAULT_SHARD, IndexService, reshard};
 use e2llm_runtime::{ServerBuilder, ServerOptions, Shutdown, in_process};
 use e2llm_store::{ContentHash, Store};
 
@@ -17,6 +18,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 const BATCH: u64 = 500;
 /// Commits at the same time, as from a fleet.
 const WRITERS: u64 = 8;
+/// Shards that the index is split into at last.
+const SHARDS: u32 = 4;
 /// Values of a mean vector: those of the default encoder.
 const VECTOR: usize = 384;
 
@@ -75,11 +78,15 @@ async fn measure(directory: &Path, records: u64) -> Result<String, Failure> {
     }
     let from_manifests = opening(&store, &view).await?;
     let (log, view) = (bytes_below(&stored), bytes_below(&view));
-    let [commit, reopened, from_snapshot, from_manifests] =
-        [commit, reopened, from_snapshot, from_manifests].map(|time: Duration| time.as_secs_f64());
+    let begun = Instant::now();
+    let moved = reshard(&store, &directory.join("moving"), (1, SHARDS), |_| {}).await?.records;
+    let resharded = begun.elapsed();
+    let [commit, reopened, from_snapshot, from_manifests, resharded] =
+        [commit, reopened, from_snapshot, from_manifests, resharded].map(|time: Duration| time.as_secs_f64());
     Ok(format!(
         "{{\"records\":{records},\"commit_s\":{commit:.2},\"get_us\":{},\"list_{listed}_ms\":{:.1},\"reopen_s\":{reopened:.2},\
-         \"rebuild_from_snapshot_s\":{from_snapshot:.2},\"rebuild_from_manifests_s\":{from_manifests:.2},\"store_bytes\":{log},\"view_bytes\":{view}}}",
+         \"rebuild_from_snapshot_s\":{from_snapshot:.2},\"rebuild_from_manifests_s\":{from_manifests:.2},\"store_bytes\":{log},\"view_bytes\":{view},\
+         \"resharded\":{moved},\"reshard_to_{SHARDS}_s\":{resharded:.2}}}",
         get.as_micros(),
         list.as_secs_f64() * 1e3,
     ))

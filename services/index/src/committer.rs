@@ -161,6 +161,7 @@ impl Committer {
     async fn write(&mut self, changes: &[Change]) -> Result<Written, IndexError> {
         let live = self.live().await?;
         loop {
+            live.check_owns()?;
             match self.log.append(live.position(), changes).await? {
                 Append::Mine(manifest) => {
                     reach("index.manifest_appended");

@@ -45,6 +45,12 @@ pub enum IndexError {
         /// Bytes of waiting requests.
         waiting: usize,
     },
+    /// The documents belong to an index of another number of shards.
+    #[error("{}", handed_over(*.shards))]
+    HandedOver {
+        /// How many; 0: not yet.
+        shards: u32,
+    },
     /// A request that cannot be carried out as it is.
     #[error("{message}")]
     Refused {
@@ -62,7 +68,7 @@ impl IndexError {
     /// The code for programs.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::InUse { .. } | Self::View(_) | Self::Down(_) => ErrorCode::Unavailable,
+            Self::InUse { .. } | Self::View(_) | Self::Down(_) | Self::HandedOver { .. } => ErrorCode::Unavailable,
             Self::Directory { .. } => ErrorCode::Unreadable,
             Self::DiskFull { .. } | Self::Overloaded { .. } => ErrorCode::ResourceExhausted,
             Self::Refused { code, .. } => *code,
@@ -84,6 +90,14 @@ impl IndexError {
             return Self::DiskFull { path };
         }
         Self::Directory { path, detail: error.to_string() }
+    }
+}
+
+fn handed_over(shards: u32) -> String {
+    match shards {
+        0 => "this index is being made from one of another number of shards; run `e2llm reshard` again until it has ended".to_owned(),
+        1 => "the documents are in an index of one shard now; start it without --shards".to_owned(),
+        shards => format!("the documents are in an index of {shards} shards now; start those with --shards {shards}"),
     }
 }
 

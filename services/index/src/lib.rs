@@ -15,7 +15,8 @@
 //!
 //! The index also deletes what no record refers to any more: [`IndexService::find_garbage`].
 //!
-//! A large store's index is split into [`Shard`]s, each a process with its own log; callers reach them through a [`Router`].
+//! A large store's index is split into [`Shard`]s, each a process with its own log; callers reach them through a [`Router`],
+//! and [`reshard`] changes their number.
 //!
 //! Views are [`DocIndex`]es: sled in production, [`MemoryIndex`] to compare with.
 
@@ -33,6 +34,7 @@ mod live;
 mod memory_index;
 mod opening;
 mod paging;
+mod reshard;
 mod router;
 mod rpc;
 mod service;
@@ -51,6 +53,7 @@ pub use error::IndexError;
 pub use filter::Filter;
 pub use gc::{GarbageOptions, GarbageRun, HeldTexts};
 pub use memory_index::MemoryIndex;
+pub use reshard::{Resharded, reshard};
 pub use router::Router;
 pub use service::{DEFAULT_SHARD, IndexOptions, IndexService};
 pub use shard::Shard;

@@ -18,13 +18,15 @@ use crate::vectors::{Nearest, VectorTable};
 pub(crate) struct Live {
     index: SledIndex,
     vectors: RwLock<VectorTable>,
+    /// The shards that the documents were handed over to, if they were.
+    handed_over: RwLock<Option<u32>>,
     /// Held until sled has let go of its files.
     _dir: Arc<IndexDir>,
 }
 
 impl Live {
     pub(crate) fn new(index: SledIndex, vectors: VectorTable, dir: Arc<IndexDir>) -> Self {
-        Self { index, vectors: RwLock::new(vectors), _dir: dir }
+        Self { index, vectors: RwLock::new(vectors), handed_over: RwLock::default(), _dir: dir }
     }
 
     /// For reading. Changes go through the methods here, which keep the vectors in step.
@@ -40,7 +42,18 @@ impl Live {
     pub(crate) fn apply(&self, manifest: &Manifest) -> Result<Effects, IndexError> {
         let effects = self.index.apply(manifest)?;
         self.vectors.write().apply(manifest, &effects);
+        self.ends_with(manifest);
         Ok(effects)
+    }
+
+    /// Notes what the last manifest says about who has the documents.
+    pub(crate) fn ends_with(&self, manifest: &Manifest) {
+        *self.handed_over.write() = manifest.hand_over();
+    }
+
+    /// Fails if the documents belong to other shards.
+    pub(crate) fn check_owns(&self) -> Result<(), IndexError> {
+        self.handed_over.read().map_or(Ok(()), |shards| Err(IndexError::HandedOver { shards }))
     }
 
     pub(crate) fn flush(&self) -> Result<(), IndexError> {

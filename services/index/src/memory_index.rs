@@ -53,6 +53,7 @@ impl DocIndex for MemoryIndex {
                     effects.kept.push(record.is_some());
                     record.map(|record| state.records.insert(key, record));
                 }
+                Change::HandOver { .. } => {}
                 Change::Delete { collection, doc_id } => {
                     let doomed = state.keys_of(collection, doc_id);
                     doomed.iter().for_each(|key| drop(state.records.remove(key)));

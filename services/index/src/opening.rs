@@ -56,13 +56,23 @@ pub(crate) async fn open_view(
 ) -> Result<Arc<Live>, IndexError> {
     if let Some(live) = open_trusted(log, dir, extent).await? {
         match catch_up(log, &live, extent.head()).await {
-            Ok(()) => return Ok(live),
+            Ok(()) => return know_end(log, live).await,
             Err(IndexError::View(reason)) => set_aside(live, dir, reason).await?,
             Err(error) => return Err(error),
         }
     }
     let live = build(log, dir, extent).await?;
     catch_up(log, &live, extent.head()).await?;
+    know_end(log, live).await
+}
+
+/// The view, knowing who has the documents. A last manifest that is lost or damaged says nothing: the view is the better copy.
+async fn know_end(log: &ManifestLog, live: Arc<Live>) -> Result<Arc<Live>, IndexError> {
+    match log.read(live.position().number).await {
+        Ok(Some(manifest)) => live.ends_with(&manifest),
+        Err(error) if !error.is_damage() => return Err(error.into()),
+        _ => {}
+    }
     Ok(live)
 }
 

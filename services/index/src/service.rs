@@ -67,7 +67,7 @@ impl IndexService {
     ///
     /// # Errors
     /// [`IndexError::InUse`] if another process has `dir` open; damage of the log that is needed, by object name;
-    /// an unreachable store; an unusable directory.
+    /// an unreachable store; an unusable directory; [`IndexError::HandedOver`] after [`reshard`](crate::reshard).
     pub async fn open(store: Store, dir: &Path, shard: &str) -> Result<Self, IndexError> {
         Self::open_with(store, dir, shard, IndexOptions::default()).await
     }
@@ -79,7 +79,9 @@ impl IndexService {
         let dir = dir.to_owned();
         let dir = Arc::new(blocking(move || IndexDir::acquire(&dir)).await?);
         let extent = Extent::of(&log).await?;
-        let shared = Arc::new(Shared::new(open_view(&log, &dir, &extent).await?));
+        let live = open_view(&log, &dir, &extent).await?;
+        live.check_owns()?;
+        let shared = Arc::new(Shared::new(live));
         let (requests, waiting) = mpsc::channel(WAITING_REQUESTS);
         let since_snapshot = SinceSnapshot::new(options.snapshot_every, extent.uncovered());
         if options.follow_every.is_none() {

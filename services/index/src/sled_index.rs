@@ -130,6 +130,7 @@ impl SledIndex {
                     effects.kept.push(record.is_some());
                     record.map(|record| changes.insert(key, Some(record.encode_to_vec())));
                 }
+                Change::HandOver { .. } => {}
                 Change::Delete { collection, doc_id } => {
                     let doomed = self.keys_of(&keys::of_document(collection, doc_id), &changes)?;
                     effects.removed.push(doomed.iter().filter_map(|key| keys::parse(key)).collect());

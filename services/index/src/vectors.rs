@@ -61,7 +61,7 @@ impl VectorTable {
         for change in &manifest.changes {
             match change {
                 Change::Put(record) => self.put(record),
-                Change::Summary(_) => {}
+                Change::Summary(_) | Change::HandOver { .. } => {}
                 Change::Delete { .. } => {
                     removed.next().into_iter().flatten().for_each(|key| self.remove(key));
                 }

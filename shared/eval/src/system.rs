@@ -9,7 +9,7 @@ use e2llm_api::v1::{ByteRange, ContextOptions, Reading};
 pub enum System {
     /// Soft tokens alone.
     Soft,
-    /// Soft tokens, and raw text of the chunks nearest to the question.
+    /// Soft tokens, and behind them raw text of the chunks nearest to the question.
     Expand,
     /// As [`System::Expand`], the soft tokens being those of another document.
     Other,
@@ -31,7 +31,7 @@ pub enum System {
 pub struct Positions {
     /// For a document, at most.
     pub most: u32,
-    /// Chunks as raw text among soft tokens.
+    /// Chunks as raw text behind soft tokens.
     pub expand_chunks: u32,
     /// Positions of those.
     pub expand: u32,

@@ -161,7 +161,12 @@ impl Bundle {
 
     /// The adapter with its parameters as f32.
     pub fn adapter(&self, device: &Device) -> Result<Adapter> {
-        Adapter::new(self.config.adapter.clone(), tensors(&self.adapter, device)?, device)
+        Adapter::new(self.config.adapter.clone(), self.adapter_parameters(device)?, device)
+    }
+
+    /// The adapter's parameters as f32.
+    pub fn adapter_parameters(&self, device: &Device) -> Result<HashMap<String, Tensor>> {
+        tensors(&self.adapter, device)
     }
 
     /// The LoRA's parameters as f32; empty without LoRA.

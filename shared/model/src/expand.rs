@@ -1,8 +1,11 @@
-//! Selective expansion: which chunks return as raw text among the soft tokens of the others.
+//! Selective expansion: which chunks return as raw text behind the soft tokens of all.
 //!
 //! Exact strings do not survive compression; the raw text of the few chunks nearest to the question does (METHOD: LCLM,
-//! REFRAG). For a question those are the chunks nearest by the encoder's own vectors; for a summary, the opening and the
-//! most central chunks, each unlike those already taken.
+//! REFRAG). For a question those are the chunks nearest by the encoder's own vectors and by the question's words; for a
+//! summary, the opening and the most central chunks, each unlike those already taken.
+//!
+//! The text stands behind the soft tokens, not in their place: what stands before it is the same for every question to
+//! a document that fits, so that the decoder reads it once.
 
 /// What is known of a chunk before its text is read.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,15 +31,13 @@ pub struct Budget {
     pub expand_positions: usize,
 }
 
-/// How a chunk enters the prompt.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Form {
+/// How a chunk enters the prompt; neither way: it did not fit the budget.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Form {
     /// As its soft tokens.
-    Soft,
-    /// As raw text; with the score that chose it.
-    Text(f32),
-    /// Not at all: it did not fit the budget.
-    LeftOut,
+    pub soft: bool,
+    /// As raw text behind them; the score that chose it.
+    pub text: Option<f32>,
 }
 
 /// Share of a summary candidate's score that likeness to chunks already taken costs.
@@ -46,28 +47,34 @@ const DIVERSE_TEXTS: usize = 128;
 /// Chunks that do not fit, after which the positions of retrieved text count as used up.
 const MISSES: usize = 4;
 
-/// For a question: raw text of the nearest chunks, soft tokens of the others, nearest first when not all fit. Chunks that
-/// `comes_first` names by their index go before all others.
+/// How much each chunk has to do with a question: the cosine of their vectors, and beside it the share of the question's words
+/// that it holds ([`crate::lexical::scores`]; empty where no text is to be had).
+pub fn relevance(chunks: &[Candidate<'_>], question: &[f32], lexical: &[f32]) -> Vec<f32> {
+    let words = lexical.iter().copied().chain(std::iter::repeat(0.0));
+    chunks.iter().zip(words).map(|(chunk, words)| dot(chunk.vector, question) + words).collect()
+}
+
+/// For a question: raw text of the chunks of highest score, and soft tokens of all, those of highest score first when not
+/// all fit. Chunks that `comes_first` names by their index go before all others.
 pub fn for_question(
     chunks: &[Candidate<'_>],
-    question: &[f32],
+    scores: &[f32],
     comes_first: &dyn Fn(usize) -> bool,
     budget: Budget,
     cost: TextCost<'_>,
 ) -> Vec<Form> {
-    let scores: Vec<f32> = chunks.iter().map(|c| dot(c.vector, question)).collect();
-    let mut order = descending(&scores);
+    let mut order = descending(scores);
     order.sort_by_key(|index| !comes_first(*index));
-    let mut forms = vec![Form::LeftOut; chunks.len()];
-    let left = expand(&order, &scores, budget, cost, &mut forms);
+    let mut forms = vec![Form::default(); chunks.len()];
+    let left = expand(&order, scores, budget, cost, &mut forms);
     fill_soft(chunks, &order, left, &mut forms);
     forms
 }
 
-/// For a summary: raw text of the opening and of central, mutually different chunks; soft tokens of the others in
-/// document order as far as they fit.
+/// For a summary: raw text of the opening and of central, mutually different chunks; soft tokens of all in document order as
+/// far as they fit.
 pub fn for_summary(chunks: &[Candidate<'_>], budget: Budget, cost: TextCost<'_>) -> Vec<Form> {
-    let mut forms = vec![Form::LeftOut; chunks.len()];
+    let mut forms = vec![Form::default(); chunks.len()];
     let centrality = centrality(chunks);
     let order = diverse_order(chunks, &centrality, budget.expand_chunks);
     let left = expand(&order, &centrality, budget, cost, &mut forms);
@@ -87,20 +94,17 @@ fn centrality(chunks: &[Candidate<'_>]) -> Vec<f32> {
     chunks.iter().map(|c| dot(c.vector, &mean)).collect()
 }
 
-/// Raw text alone, of the chunks nearest to `question`, or of central and mutually different ones without one, while it
-/// fits: what retrieval without soft tokens would read.
+/// Raw text alone, of the chunks whose `scores` for a question are highest, or of central and mutually different ones
+/// without one, while it fits: what retrieval without soft tokens would read.
 pub fn retrieved(
     chunks: &[Candidate<'_>],
-    question: Option<&[f32]>,
+    scores: Option<Vec<f32>>,
     positions: usize,
     cost: TextCost<'_>,
 ) -> Vec<Form> {
-    let mut forms = vec![Form::LeftOut; chunks.len()];
-    let (order, scores) = match question {
-        Some(question) => {
-            let scores: Vec<f32> = chunks.iter().map(|c| dot(c.vector, question)).collect();
-            (descending(&scores), scores)
-        }
+    let mut forms = vec![Form::default(); chunks.len()];
+    let (order, scores) = match scores {
+        Some(scores) => (descending(&scores), scores),
         None => {
             let centrality = centrality(chunks);
             // More than fit are not worth ordering: it takes time quadratic in their number.
@@ -110,7 +114,7 @@ pub fn retrieved(
     let (mut left, mut misses) = (positions, 0);
     for index in order {
         match cost(index).and_then(|positions| left.checked_sub(positions)) {
-            Some(rest) => (forms[index], left) = (Form::Text(scores[index]), rest),
+            Some(rest) => (forms[index].text, left) = (Some(scores[index]), rest),
             None => misses += 1,
         }
         if misses == MISSES {
@@ -133,12 +137,12 @@ pub fn ends(count: usize, positions: usize, cost: TextCost<'_>) -> Vec<Form> {
 
 /// Raw text of the chunks of `order` up to the first that does not fit.
 fn unbroken(order: impl Iterator<Item = usize>, count: usize, positions: usize, cost: TextCost<'_>) -> Vec<Form> {
-    let mut forms = vec![Form::LeftOut; count];
+    let mut forms = vec![Form::default(); count];
     let mut left = positions;
     for index in order {
         let Some(rest) = cost(index).and_then(|positions| left.checked_sub(positions)) else { break };
         left = rest;
-        forms[index] = Form::Text(0.0);
+        forms[index].text = Some(0.0);
     }
     forms
 }
@@ -168,7 +172,7 @@ fn expand(order: &[usize], scores: &[f32], budget: Budget, cost: TextCost<'_>, f
     let mut left = budget.positions;
     for &index in order.iter().take(budget.expand_chunks) {
         if let Some(positions) = cost(index).filter(|positions| *positions <= text) {
-            forms[index] = Form::Text(scores[index]);
+            forms[index].text = Some(scores[index]);
             text -= positions;
             left -= positions;
         }
@@ -176,11 +180,11 @@ fn expand(order: &[usize], scores: &[f32], budget: Budget, cost: TextCost<'_>, f
     left
 }
 
-/// Gives soft tokens to the chunks of `order` that have no form yet while they fit.
+/// Gives soft tokens to the chunks of `order` while they fit.
 fn fill_soft(chunks: &[Candidate<'_>], order: &[usize], mut left: usize, forms: &mut [Form]) {
     for &index in order {
-        if forms[index] == Form::LeftOut && chunks[index].soft_tokens <= left {
-            forms[index] = Form::Soft;
+        if chunks[index].soft_tokens <= left {
+            forms[index].soft = true;
             left -= chunks[index].soft_tokens;
         }
     }
@@ -211,75 +215,90 @@ mod tests {
         Budget { positions, expand_chunks, expand_positions }
     }
 
+    /// `text` says which chunks are raw text, `soft` which are soft tokens.
+    fn shape(forms: &[Form]) -> (Vec<usize>, Vec<usize>) {
+        let all = || forms.iter().enumerate();
+        let text = all().filter(|(_, form)| form.text.is_some()).map(|(index, _)| index).collect();
+        (text, all().filter(|(_, form)| form.soft).map(|(index, _)| index).collect())
+    }
+
+    fn asked(question: &[f32], named: &[usize], budget: Budget) -> Vec<Form> {
+        let scores = relevance(&candidates(), question, &[]);
+        for_question(&candidates(), &scores, &|index| named.contains(&index), budget, &mut |_| Some(16))
+    }
+
     #[test]
-    fn the_nearest_chunks_become_text_and_the_rest_stays_soft() {
-        let forms = for_question(&candidates(), &[0.0, 1.0], &|_| false, budget(100, 2, 100), &mut |_| Some(16));
-        assert_eq!(forms, [Form::Soft, Form::Text(1.0), Form::Text(0.8), Form::Soft]);
+    fn the_nearest_chunks_become_text_behind_the_soft_tokens_of_all() {
+        let forms = asked(&[0.0, 1.0], &[], budget(100, 2, 100));
+        assert_eq!(shape(&forms), (vec![1, 2], vec![0, 1, 2, 3]));
+        assert_eq!((forms[1].text, forms[2].text), (Some(1.0), Some(0.8)));
+    }
+
+    #[test]
+    fn words_in_common_count_beside_the_vectors() {
+        let scores = relevance(&candidates(), &[0.0, 1.0], &[0.9, 0.0, 0.0, 0.0]);
+        assert_eq!(scores, [0.9, 1.0, 0.8, 0.6]);
+        assert_eq!(relevance(&candidates(), &[0.0, 1.0], &[]), [0.0, 1.0, 0.8, 0.6]);
     }
 
     #[test]
     fn named_chunks_become_text_before_nearer_ones() {
-        let forms = for_question(&candidates(), &[0.0, 1.0], &|i| i == 0, budget(100, 2, 100), &mut |_| Some(16));
-        assert_eq!(forms, [Form::Text(0.0), Form::Text(1.0), Form::Soft, Form::Soft]);
+        assert_eq!(shape(&asked(&[0.0, 1.0], &[0], budget(100, 2, 100))).0, [0, 1]);
     }
 
     #[test]
-    fn a_tight_budget_leaves_out_the_farthest_chunk() {
-        let forms = for_question(&candidates(), &[0.0, 1.0], &|_| false, budget(24, 1, 16), &mut |_| Some(16));
-        assert_eq!(forms, [Form::LeftOut, Form::Text(1.0), Form::Soft, Form::Soft]);
+    fn a_tight_budget_leaves_out_the_soft_tokens_of_the_farthest_chunk() {
+        assert_eq!(shape(&asked(&[0.0, 1.0], &[], budget(28, 1, 16))), (vec![1], vec![1, 2, 3]));
     }
 
     #[test]
     fn expansion_can_be_switched_off() {
-        let forms = for_question(&candidates(), &[0.0, 1.0], &|_| false, budget(100, 0, 100), &mut |_| Some(16));
-        assert_eq!(forms, [Form::Soft; 4]);
+        assert_eq!(shape(&asked(&[0.0, 1.0], &[], budget(100, 0, 100))), (vec![], vec![0, 1, 2, 3]));
     }
 
     #[test]
     fn a_summary_takes_the_opening_and_then_something_different() {
         let forms = for_summary(&candidates(), budget(100, 2, 100), &mut |_| Some(16));
-        assert!(matches!(forms[0], Form::Text(_)), "{forms:?}");
-        assert!(matches!(forms[1], Form::Text(_)), "{forms:?}");
-        assert_eq!(forms[3], Form::Soft, "the chunk most like the opening");
+        let (text, soft) = shape(&forms);
+        assert!(text.contains(&0) && text.len() == 2, "{forms:?}");
+        assert!(!text.contains(&3), "the chunk most like the opening");
+        assert_eq!(soft, [0, 1, 2, 3]);
     }
 
     #[test]
     fn a_chunk_without_text_stays_compressed() {
-        let forms =
-            for_question(&candidates(), &[0.0, 1.0], &|_| false, budget(100, 2, 100), &mut |i| (i != 1).then_some(16));
-        assert_eq!(forms, [Form::Soft, Form::Soft, Form::Text(0.8), Form::Soft]);
+        let scores = relevance(&candidates(), &[0.0, 1.0], &[]);
+        let mut cost = |index| (index != 1).then_some(16);
+        let forms = for_question(&candidates(), &scores, &|_| false, budget(100, 2, 100), &mut cost);
+        assert_eq!(shape(&forms), (vec![2], vec![0, 1, 2, 3]));
     }
 
     #[test]
     fn retrieval_takes_the_nearest_chunks_and_nothing_else() {
-        let forms = retrieved(&candidates(), Some(&[0.0, 1.0]), 40, &mut |_| Some(16));
-        assert_eq!(forms, [Form::LeftOut, Form::Text(1.0), Form::Text(0.8), Form::LeftOut]);
+        let scores = relevance(&candidates(), &[0.0, 1.0], &[]);
+        let forms = retrieved(&candidates(), Some(scores), 40, &mut |_| Some(16));
+        assert_eq!(shape(&forms), (vec![1, 2], vec![]));
         let central = retrieved(&candidates(), None, 20, &mut |_| Some(16));
-        assert!(matches!(central[0], Form::Text(_)) && central[1..].iter().all(|form| *form == Form::LeftOut));
+        assert_eq!(shape(&central), (vec![0], vec![]));
         assert_eq!(retrieved(&[], None, 20, &mut |_| Some(16)), []);
     }
 
     #[test]
     fn text_from_the_beginning_or_from_both_ends_has_one_gap_at_most() {
-        let (text, out) = (Form::Text(0.0), Form::LeftOut);
-        assert_eq!(opening(4, 40, &mut |i| Some(if i == 2 { 20 } else { 16 })), [text, text, out, out]);
-        assert_eq!(ends(5, 64, &mut |_| Some(16)), [text, text, out, text, text]);
-        assert_eq!(ends(5, 50, &mut |_| Some(16)), [text, text, out, out, text]);
-        assert_eq!(ends(3, 100, &mut |_| Some(16)), [text; 3]);
+        let text = |forms: &[Form]| shape(forms).0;
+        assert_eq!(text(&opening(4, 40, &mut |i| Some(if i == 2 { 20 } else { 16 }))), [0, 1]);
+        assert_eq!(text(&ends(5, 64, &mut |_| Some(16))), [0, 1, 3, 4]);
+        assert_eq!(text(&ends(5, 50, &mut |_| Some(16))), [0, 1, 4]);
+        assert_eq!(text(&ends(3, 100, &mut |_| Some(16))), [0, 1, 2]);
         assert_eq!(ends(0, 100, &mut |_| Some(16)), []);
     }
 
     #[test]
     fn no_budget_is_ever_exceeded() {
         for positions in 0..80 {
-            let forms =
-                for_question(&candidates(), &[0.6, 0.8], &|_| false, budget(positions, 3, 40), &mut |_| Some(16));
-            let cost = |(form, chunk): (&Form, Candidate<'_>)| match form {
-                Form::Soft => chunk.soft_tokens,
-                Form::Text(_) => 16,
-                Form::LeftOut => 0,
-            };
-            assert!(forms.iter().zip(candidates()).map(cost).sum::<usize>() <= positions);
+            let forms = asked(&[0.6, 0.8], &[], budget(positions, 3, 40));
+            let (text, soft) = shape(&forms);
+            assert!(16 * text.len() + 4 * soft.len() <= positions);
         }
     }
 }

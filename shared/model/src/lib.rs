@@ -2,7 +2,8 @@
 //!
 //! A sentence of a document passes through this crate as follows. [`chunk`] cuts the text into chunks of a token budget
 //! whose byte ranges cover it; [`encoder`] turns each chunk into token states; [`adapter`] pools those into soft tokens in
-//! the decoder's embedding space (E2LLM, arXiv 2409.06679); [`expand`] decides which chunks also return as raw text;
+//! the decoder's embedding space (E2LLM, arXiv 2409.06679); [`expand`] decides which chunks also return as raw text,
+//! by vectors and by words ([`lexical`]);
 //! [`prompt`] lays soft tokens and text out inside the model's own chat [`template`]; [`decoder`] reads that mixed
 //! sequence and [`generate`] writes the answer.
 //!
@@ -20,6 +21,7 @@ pub mod error;
 pub mod expand;
 pub mod generate;
 pub mod gguf;
+pub mod lexical;
 pub mod ops;
 pub mod prompt;
 pub mod safetensors;

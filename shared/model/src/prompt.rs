@@ -22,6 +22,21 @@ pub const SUMMARIZE_WORDINGS: [&str; 4] = [
     "Write an abstract of the text above.",
 ];
 
+/// Stands between two documents, between soft tokens and raw text, and where raw text has a gap.
+pub const BETWEEN: &str = "\n\n";
+
+/// What stands between raw text and the raw text that follows it in its document: the shortest blank that says as much as what
+/// `text`, blanks and all, ends with.
+pub fn gap_after(text: &str) -> &'static str {
+    let blank = &text[text.trim_end().len()..];
+    match blank.matches('\n').count() {
+        0 if blank.is_empty() => "",
+        0 => " ",
+        1 => "\n",
+        _ => BETWEEN,
+    }
+}
+
 /// What follows the document in the user's turn: a blank line and the instruction.
 pub fn after_document(instruction: &str) -> String {
     format!("\n\n{instruction}")

@@ -85,6 +85,12 @@ pub enum Change {
     },
     /// Keep this summary with its record, if the record is there and has the text that was summarised.
     Summary(v1::SummaryOf),
+    /// Nothing is committed after this: the documents belong to an index of so many shards; 0: this log is not complete yet. A
+    /// manifest that ends otherwise opens the log again.
+    HandOver {
+        /// Number of shards.
+        shards: u32,
+    },
 }
 
 /// What became of an append.
@@ -103,6 +109,16 @@ pub(crate) fn decode(bytes: &[u8]) {
     drop(seal::open::<v1::Manifest>("fuzz", bytes));
     if let Ok(body) = v1::Manifest::decode(bytes) {
         drop(body.deltas.into_iter().map(Change::from_delta).collect::<Option<Vec<_>>>());
+    }
+}
+
+impl Manifest {
+    /// How many shards the documents were handed over to with this manifest, if they were.
+    pub fn hand_over(&self) -> Option<u32> {
+        match self.changes.last() {
+            Some(Change::HandOver { shards }) => Some(*shards),
+            _ => None,
+        }
     }
 }
 
@@ -140,6 +156,14 @@ impl ManifestLog {
         let prefix = self.manifests();
         let paths = self.store.list(&prefix).await?;
         Ok(paths.iter().filter_map(|path| path.rsplit('/').next()?.parse().ok()).collect())
+    }
+
+    /// The last manifest; `None` of an empty log.
+    pub async fn last(&self) -> Result<Option<Manifest>, ManifestError> {
+        match self.numbers().await?.last() {
+            Some(number) => self.read(*number).await,
+            None => Ok(None),
+        }
     }
 
     /// Reads and verifies manifest `number`; `None` if the log has no such number.
@@ -248,6 +272,7 @@ impl Change {
             }
             Change::Delete { collection, doc_id } => v1::delta::Change::Delete(v1::DocumentName { collection, doc_id }),
             Change::Summary(summary) => v1::delta::Change::Summary(summary),
+            Change::HandOver { shards } => v1::delta::Change::HandOver(v1::HandOver { shards }),
         };
         v1::Delta { change: Some(change) }
     }
@@ -257,6 +282,7 @@ impl Change {
             v1::delta::Change::Put(record) => Change::Put(record),
             v1::delta::Change::Delete(name) => Change::Delete { collection: name.collection, doc_id: name.doc_id },
             v1::delta::Change::Summary(summary) => Change::Summary(summary),
+            v1::delta::Change::HandOver(v1::HandOver { shards }) => Change::HandOver { shards },
         })
     }
 }

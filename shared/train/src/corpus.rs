@@ -1,6 +1,7 @@
 //! Documents and tasks to train and evaluate on.
 
 use std::io::BufRead;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -29,6 +30,8 @@ pub struct Task {
     pub prompt: String,
     /// What shall be said.
     pub answer: String,
+    /// Bytes of the context that it can be read from, where that is known.
+    pub evidence: Vec<Range<usize>>,
 }
 
 /// Documents and tasks held in memory.
@@ -52,6 +55,8 @@ struct Line {
     context: Option<String>,
     prompt: Option<String>,
     answer: Option<String>,
+    #[serde(default)]
+    evidence: Vec<Range<usize>>,
     split: Option<String>,
 }
 
@@ -107,8 +112,11 @@ impl Corpus {
         }
         match line {
             Line { id, text: Some(text), summary, .. } => self.documents.push(Document { id, text, summary }),
-            Line { id, context: Some(context), prompt: Some(prompt), answer: Some(answer), .. } => {
-                self.tasks.push(Task { id, context, prompt, answer });
+            Line { id, context: Some(context), prompt: Some(prompt), answer: Some(answer), evidence, .. } => {
+                if let Some(range) = evidence.iter().find(|range| context.get((*range).clone()).is_none()) {
+                    return Err(format!("{id:?} has evidence at bytes {range:?}, which are no text of its context"));
+                }
+                self.tasks.push(Task { id, context, prompt, answer, evidence });
             }
             Line { id, .. } => return Err(format!("{id:?} is neither a document nor a task")),
         }

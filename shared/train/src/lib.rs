@@ -39,7 +39,7 @@ pub use evaluate::{Evaluation, Losses, evaluate};
 pub use export::{BundleFiles, BundleParts, Names, write_bundle};
 pub use learned::Learned;
 pub use optimizer::{AdamW, AdamWConfig, Parameters};
-pub use recipe::{DecoderMode, Features, PretrainStage, Recipe, Stage};
+pub use recipe::{DecoderMode, Features, PretrainStage, Recipe, Stage, Start};
 pub use sample::{Objective, Part, Sample, Sampler};
 pub use session::{EncoderSession, LocalSession, SoftBatch, initial_adapter, initial_lora, order_heads};
 pub use share::{Round, Share, overlay, rounds};

@@ -19,6 +19,9 @@ pub struct Recipe {
     pub ratio: usize,
     /// Most word pieces per chunk.
     pub chunk_tokens: usize,
+    /// What the parameters start from.
+    #[serde(default)]
+    pub start: Start,
     /// What the adapter is built from.
     #[serde(default)]
     pub features: Features,
@@ -59,6 +62,17 @@ fn default_rank() -> usize {
 
 fn default_scale() -> f64 {
     2.0
+}
+
+/// What adapter and LoRA start from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// Nothing: at random, the adapter pretrained where the recipe says so.
+    #[default]
+    Fresh,
+    /// Those of the bundle in use.
+    Bundle,
 }
 
 /// What speaks through the soft tokens.
@@ -130,9 +144,12 @@ pub struct Stage {
     /// Fewest and most chunks of a document to summarize or to answer from.
     #[serde(default = "default_window")]
     pub window: (usize, usize),
-    /// Probability that a chunk of those (the nearest to the answer, where there is one) is given as raw text.
+    /// Share of those samples that have raw text behind the soft tokens.
     #[serde(default = "default_expand")]
     pub expand: f64,
+    /// Fewest and most chunks of that raw text.
+    #[serde(default = "default_excerpts")]
+    pub excerpts: (usize, usize),
     /// Shares of the objectives.
     pub mix: Vec<(Objective, f64)>,
     /// Share of the loss that is the divergence from the untrained decoder reading the full text (xRAG); the rest is cross-entropy.
@@ -157,7 +174,11 @@ fn default_window() -> (usize, usize) {
 }
 
 fn default_expand() -> f64 {
-    0.3
+    0.8
+}
+
+fn default_excerpts() -> (usize, usize) {
+    (1, 6)
 }
 
 impl Recipe {

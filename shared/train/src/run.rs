@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2llm_model::template::Frame;
-use e2llm_model::{Decoder, TextEncoder, TextTokenizer};
+use e2llm_model::{Bundle, Decoder, TextEncoder, TextTokenizer};
 use serde::Serialize;
 
 pub use build::{pretrain_passages, sampler};
@@ -36,6 +36,8 @@ pub struct Models {
     pub tokens: Arc<TextTokenizer>,
     /// Its chat template around a user's turn.
     pub frame: Frame,
+    /// What a recipe with `start: bundle` starts from.
+    pub bundle: Option<Bundle>,
 }
 
 /// News of a run.
@@ -123,7 +125,7 @@ impl<'a> Run<'a> {
         let is_fresh = resumed.is_none();
         let (state, tensors) = resumed.unwrap_or((fresh, HashMap::new()));
         let (config, adapter) = if is_fresh {
-            build::pretrained_adapter(recipe, &models, &sampler, corpus, report)?
+            build::first_adapter(recipe, &models, &sampler, corpus, report)?
         } else {
             build::start_adapter(recipe, recipe.ratio_at(state.stage), &models)?
         };

@@ -5,9 +5,10 @@ mod answer;
 use std::sync::Arc;
 
 use e2llm_model::TextTokenizer;
-use e2llm_model::chunk::Chunker;
+use e2llm_model::chunk::{Chunk, Chunker, trim_blank};
 use e2llm_model::prompt;
 use e2llm_model::template::Frame;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,7 @@ pub enum Objective {
     Reconstruct,
     /// Write the text that follows.
     Continue,
-    /// Write the abstract, from soft tokens with some chunks as raw text among them.
+    /// Write the abstract, from soft tokens with raw text of some chunks behind them.
     Summarize,
     /// Do what a task asks for: with summaries, the paper's reasoning objective.
     Answer,
@@ -86,8 +87,10 @@ pub struct Sampler {
     pub max_target: usize,
     /// Fewest and most chunks to summarize or to answer from.
     pub window: (usize, usize),
-    /// Probability that one of those is raw text.
+    /// Share of those samples with raw text behind the soft tokens.
     pub expand: f64,
+    /// Fewest and most chunks of it.
+    pub excerpts: (usize, usize),
     /// Whether samples carry the full text for a teacher.
     pub teacher: bool,
 }
@@ -98,13 +101,14 @@ impl Sampler {
         self.max_target = stage.max_target;
         self.window = stage.window;
         self.expand = stage.expand;
+        self.excerpts = stage.excerpts;
         self.teacher = stage.distill > 0.0;
     }
 
     /// One that limits nothing until a stage configures it.
     pub fn new(tokenizer: Arc<TextTokenizer>, chunker: Arc<Chunker>, frame: Frame, end: u32) -> Self {
-        let (max_target, window) = (usize::MAX, (3, 8));
-        Self { tokenizer, chunker, frame, end, max_target, window, expand: 0.0, teacher: false }
+        let (max_target, window, excerpts) = (usize::MAX, (3, 8), (1, 6));
+        Self { tokenizer, chunker, frame, end, max_target, window, expand: 0.0, excerpts, teacher: false }
     }
 
     /// Sample `number` of a stage.
@@ -155,7 +159,7 @@ impl Sampler {
             Objective::Continue => (chunks[count].to_owned(), prompt::CONTINUE_WORDINGS),
             _ => (chunks.concat(), prompt::REPEAT_WORDINGS),
         };
-        let parts = chunks[..count].iter().map(|c| Part::Chunk((*c).to_owned())).collect();
+        let parts = soft(&chunks[..count]);
         self.compose(objective, wording(&wordings, rng), parts, &target)
     }
 
@@ -206,7 +210,7 @@ impl Sampler {
         Ok(ids)
     }
 
-    /// Soft tokens of a document's first chunks, with its opening and some others as raw text where expansion is trained.
+    /// Soft tokens of a document's first chunks, and raw text of its opening and some others behind them.
     fn summary(&self, document: &Document, rng: &mut ChaCha8Rng) -> Result<Option<Sample>> {
         let Some(summary) = document.summary.as_deref().filter(|s| s.len() > 80) else { return Ok(None) };
         let wanted = rng.random_range(self.window.0..=self.window.1);
@@ -214,37 +218,59 @@ impl Sampler {
         if chunks.len() < wanted {
             return Ok(None);
         }
-        let mut raw: Vec<usize> = (0..chunks.len()).filter(|_| rng.random::<f64>() < self.expand).collect();
-        if self.expand > 0.0 && raw.first() != Some(&0) {
-            raw.insert(0, 0);
-        }
-        let parts = self.expanded(&chunks, &raw)?;
+        let mut order: Vec<usize> = (1..chunks.len()).collect();
+        order.shuffle(rng);
+        order.insert(0, 0);
+        order.truncate(self.excerpts(rng));
+        let parts = self.with_excerpts(&chunks, order)?;
         self.compose(Objective::Summarize, wording(&prompt::SUMMARIZE_WORDINGS, rng), parts, summary)
     }
 
-    /// The chunks, those of `raw` as text; one always stays soft, for without soft tokens there is nothing to learn.
-    fn expanded(&self, chunks: &[&str], raw: &[usize]) -> Result<Vec<Part>> {
-        let raw = &raw[..raw.len().min(chunks.len().saturating_sub(1))];
-        let part = |(index, chunk): (usize, &&str)| {
-            Ok(if raw.contains(&index) {
-                Part::Tokens(self.tokenizer.encode_plain(chunk)?)
-            } else {
-                Part::Chunk((*chunk).to_owned())
-            })
-        };
-        chunks.iter().enumerate().map(part).collect()
+    /// How many chunks of a sample are raw text.
+    fn excerpts(&self, rng: &mut ChaCha8Rng) -> usize {
+        let count = rng.random_range(self.excerpts.0..=self.excerpts.1);
+        if rng.random::<f64>() < self.expand { count } else { 0 }
     }
 
+    /// Soft tokens of all chunks, and raw text of those of `excerpts` behind them, laid out as in serving.
+    fn with_excerpts(&self, chunks: &[&str], mut excerpts: Vec<usize>) -> Result<Vec<Part>> {
+        excerpts.sort_unstable();
+        let mut parts = soft(chunks);
+        let mut previous = None;
+        for index in excerpts {
+            let gap = match previous {
+                Some(before) if follows(chunks[before], chunks[index]) => prompt::gap_after(chunks[before]),
+                _ => prompt::BETWEEN,
+            };
+            let text = format!("{gap}{}", trim_blank(chunks[index]));
+            parts.push(Part::Tokens(self.tokenizer.encode_plain(&text)?));
+            previous = Some(index);
+        }
+        Ok(parts)
+    }
+
+    /// The first `wanted` chunks with the blanks around them.
     fn chunks<'t>(&self, text: &'t str, wanted: usize) -> Result<Vec<&'t str>> {
-        let mut end = text.len().min((wanted + 1) * BYTES_PER_CHUNK);
+        let mut end = text.len().min(wanted.saturating_add(1).saturating_mul(BYTES_PER_CHUNK));
         while !text.is_char_boundary(end) {
             end -= 1;
         }
         let window = &text[..end];
+        let range = |chunk: e2llm_model::Result<Chunk>| chunk.map(|chunk| &window[chunk.start..chunk.end]);
         let chunks: Vec<&str> =
-            self.chunker.chunks(window).take(wanted).map(|c| Ok(c?.text(window))).collect::<Result<_>>()?;
-        Ok(chunks.into_iter().filter(|c| !c.trim().is_empty()).collect())
+            self.chunker.chunks(window).take(wanted).map(|chunk| Ok(range(chunk)?)).collect::<Result<_>>()?;
+        Ok(chunks.into_iter().filter(|chunk| !trim_blank(chunk).is_empty()).collect())
     }
+}
+
+/// Whether `after` begins where `before` ends, both being parts of one text.
+fn follows(before: &str, after: &str) -> bool {
+    std::ptr::eq(before.as_bytes().as_ptr_range().end, after.as_ptr())
+}
+
+/// Chunks as their soft tokens.
+fn soft(chunks: &[&str]) -> Vec<Part> {
+    chunks.iter().map(|chunk| Part::Chunk(trim_blank(chunk).to_owned())).collect()
 }
 
 fn pick(mix: &[(Objective, f64)], rng: &mut ChaCha8Rng) -> Result<Objective> {

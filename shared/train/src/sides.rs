@@ -7,7 +7,7 @@ use e2llm_model::{Decoder, DocumentEncoder};
 
 use crate::error::{Result, TrainError};
 use crate::optimizer::AdamW;
-use crate::recipe::{Recipe, Stage};
+use crate::recipe::{Recipe, Stage, Start};
 use crate::run::build;
 use crate::session::{EncoderSession, LocalSession};
 use crate::trainer::Trainer;
@@ -34,7 +34,7 @@ impl Target {
 /// encoder is frozen, or carries the LoRA that the recipe asks for.
 ///
 /// # Errors
-/// For what no bundle can hold, see [`Recipe::makes_bundle`]: that is trained in one process only.
+/// For what no bundle can hold, see [`Recipe::makes_bundle`], and for what starts from one: that is trained in one process only.
 pub fn encoder_side(
     recipe: &Recipe,
     stage: usize,
@@ -42,9 +42,9 @@ pub fn encoder_side(
     encoder: &DocumentEncoder,
     target: Target,
 ) -> Result<LocalSession> {
-    if !recipe.makes_bundle() {
-        let problem = "a recipe with the word-piece table, or that trains the decoder in full, is trained in one process; \
-                       use `e2llm train`";
+    if !recipe.makes_bundle() || recipe.start == Start::Bundle {
+        let problem = "a recipe with the word-piece table, that trains the decoder in full, or that starts from a bundle, is \
+                       trained in one process; use `e2llm train`";
         return Err(TrainError::Invalid(problem.to_owned()));
     }
     let stage = stage_of(recipe, stage)?;

@@ -61,7 +61,7 @@ fn a_question_to_several_documents_reads_the_right_one_as_text() {
     let row = asked.rows().remove(0);
     let usage = &row["usage"];
     let chunks = ["chunks_total", "chunks_expanded", "chunks_soft", "chunks_left_out"].map(|name| usage[name].as_u64());
-    assert_eq!(chunks, [Some(3), Some(1), Some(2), Some(0)], "{row}");
+    assert_eq!(chunks, [Some(3), Some(1), Some(3), Some(0)], "{row}");
     assert_eq!(usage["expanded"][0]["doc_id"], HARBOUR, "{row}");
     assert!(usage["soft_positions"].as_u64().unwrap() > 0, "{row}");
     assert!(!row["answer"].as_str().unwrap().trim().is_empty(), "{row}");
@@ -139,4 +139,23 @@ fn a_question_to_an_unknown_or_bad_id_is_refused_in_one_line() {
     let place = Workplace::encoded();
     place.ask("nowhere", &[]).refused(&["nowhere", "encode it first"]);
     place.ask("a/b", &[]).refused(&["a/b", "slash"]);
+}
+
+#[test]
+fn an_index_gets_another_number_of_shards_and_its_first_one_back() {
+    let place = Workplace::encoded();
+    let documents = |place: &Workplace| {
+        let rows = place.json(&["docs", "list"]).succeeded().rows();
+        rows.iter().map(|row| (row["id"].clone(), row["text_hash"].clone())).collect::<Vec<_>>()
+    };
+    let before = documents(&place);
+    let answered = answer(place.ask(HARBOUR, &["--expand", "0"]));
+    let moved = place.json(&["reshard", "--from", "1", "--to", "2"]).succeeded().rows();
+    assert_eq!(moved[0]["records"], before.len(), "{moved:?}");
+    place.json(&["docs", "list"]).refused(&["2 shards, not 1", "reshard --from 2 --to 1"]);
+    place.json(&["reshard", "--from", "1", "--to", "3"]).refused(&["index of 2 shards now"]);
+    place.json(&["reshard", "--from", "2", "--to", "1"]).succeeded();
+    assert_eq!(documents(&place), before);
+    assert_eq!(answer(place.ask(HARBOUR, &["--expand", "0"])), answered);
+    assert!(place.json(&["doctor"]).succeeded().stdout.is_empty());
 }

@@ -57,7 +57,7 @@ async fn examine(app: &App, repair: bool, report: &mut Report) -> Result<BTreeSe
 }
 
 /// Opening a store makes one; a mistyped path must not.
-fn must_exist(store: &str) -> Result<()> {
+pub(super) fn must_exist(store: &str) -> Result<()> {
     let path = store.strip_prefix("file://").unwrap_or(store);
     if !path.contains("://") && !Path::new(path).join("store.json").exists() {
         bail!("no store at {path}; check --store, `e2llm encode` makes one");

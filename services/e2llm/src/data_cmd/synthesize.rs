@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use e2llm_data::{DataError, Haystack, LineWriter, Split, Synthesizer, TaskKind};
+use e2llm_data::{DataError, Haystack, LineWriter, RulerSources, RulerTask, Split, Synthesizer, TaskKind};
 use e2llm_model::TextTokenizer;
 use e2llm_model::generate::DecoderFiles;
 use e2llm_model::gguf::GgufFile;
@@ -25,9 +26,10 @@ pub(crate) struct SynthesizeArgs {
     /// abstracts
     #[arg(long, value_name = "FILE")]
     haystack: PathBuf,
-    /// What to make: niah_single, niah_multikey, niah_multivalue, niah_multiquery, variable_tracking, common_words, qa
+    /// What to make: niah_single, niah_multikey, niah_multivalue, niah_multiquery, variable_tracking, common_words, qa; or one of
+    /// RULER's, such as niah_multikey_3 or vt
     #[arg(long, value_name = "TASK", value_delimiter = ',', required = true)]
-    tasks: Vec<TaskKind>,
+    tasks: Vec<Made>,
     /// Lengths of contexts in decoder tokens; each is met within 5 % and never exceeded
     #[arg(long, value_name = "N", value_delimiter = ',', required = true)]
     tokens: Vec<usize>,
@@ -45,6 +47,30 @@ pub(crate) struct SynthesizeArgs {
     output: PathBuf,
 }
 
+/// A task of ours or of RULER's.
+#[derive(Debug, Clone, Copy)]
+enum Made {
+    Own(TaskKind),
+    Ruler(RulerTask),
+}
+
+impl Made {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Own(task) => task.name(),
+            Self::Ruler(task) => task.name(),
+        }
+    }
+}
+
+impl FromStr for Made {
+    type Err = DataError;
+
+    fn from_str(name: &str) -> Result<Self, DataError> {
+        name.parse().map(Self::Ruler).or_else(|_| name.parse().map(Self::Own))
+    }
+}
+
 pub(super) fn run(args: &SynthesizeArgs, settings: &Settings) -> Result<()> {
     let mut writer = LineWriter::create(&args.output)?;
     let haystack = Haystack::read(&args.haystack, args.allow_test)?;
@@ -54,13 +80,18 @@ pub(super) fn run(args: &SynthesizeArgs, settings: &Settings) -> Result<()> {
         count: &|text| tokenizer.count(text).map_err(DataError::model),
         question: prompt::question,
     };
+    let ruler = RulerSources { texts: &haystack, one_hop: None, two_hops: None };
     let mut meter = Meter::start("synthesize", "tasks", settings.quiet);
     let of = args.count * (args.tasks.len() * args.tokens.len()) as u64;
     let (mut counts, mut done, mut tokens_made) = (BTreeMap::<&str, u64>::new(), 0, 0);
     for number in 0..args.count {
         for (task, tokens) in args.tasks.iter().flat_map(|task| args.tokens.iter().map(move |tokens| (*task, *tokens)))
         {
-            let mut line = tasks.line(task, tokens, args.seed.wrapping_add(number))?;
+            let seed = args.seed.wrapping_add(number);
+            let mut line = match task {
+                Made::Own(task) => tasks.line(task, tokens, seed)?,
+                Made::Ruler(task) => task.line(&ruler, &tasks, tokens, seed)?,
+            };
             line.split = args.allow_test.then_some(Split::Test);
             writer.write(&line)?;
             tokens_made += line.tokens.unwrap_or_default() as u64;

@@ -147,7 +147,7 @@ async fn missing(store: &Store, names: HashSet<ObjectName>) -> Result<HashSet<Ob
 fn names_in(changes: &[Change]) -> impl Iterator<Item = ObjectName> + '_ {
     let records = changes.iter().filter_map(|change| match change {
         Change::Put(record) => Some(record),
-        Change::Delete { .. } | Change::Summary(_) => None,
+        Change::Delete { .. } | Change::Summary(_) | Change::HandOver { .. } => None,
     });
     records.flat_map(names_of)
 }

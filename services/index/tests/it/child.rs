@@ -8,17 +8,26 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use e2llm_index::{IndexError, IndexService};
+use e2llm_runtime::failpoint::VARIABLE;
 use e2llm_store::Store;
 
 use super::support::{Site, all, commit, delete, get, record};
 
-const ROOT: &str = "E2LLM_TEST_ROOT";
+pub(crate) const ROOT: &str = "E2LLM_TEST_ROOT";
 const ROUND: &str = "E2LLM_TEST_ROUND";
 
-fn spawn(test: &str, root: &Path, round: usize) -> Child {
+/// `failpoints`: where its failpoints are armed.
+pub(crate) fn spawn(test: &str, root: &Path, failpoints: Option<&Path>) -> Child {
+    let mut command = command(test, root);
+    command.envs(failpoints.map(|directory| (VARIABLE, directory)));
+    command.spawn().unwrap()
+}
+
+fn command(test: &str, root: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture"]).env(ROOT, root).env(ROUND, round.to_string());
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    command.args(["--exact", test, "--nocapture"]).env(ROOT, root);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
 }
 
 async fn open_in_child() -> IndexService {
@@ -69,7 +78,8 @@ async fn every_acknowledged_commit_survives_kill_9() {
     let site = Site::new();
     let (mut present, mut gone) = (Vec::new(), Vec::new());
     for round in 0..6 {
-        let mut child = spawn("child::commits_until_killed", &site.root(), round);
+        let mut command = command("child::commits_until_killed", &site.root());
+        let mut child = command.env(ROUND, round.to_string()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let deadline = Instant::now() + Duration::from_millis(150 + 130 * round as u64);
         let mut heard = 0;
@@ -122,7 +132,7 @@ async fn a_directory_in_use_says_who_holds_it_and_is_free_after_a_kill() {
     let index = site.open().await;
     commit(&index, vec![record("a")]).await.unwrap();
     index.close().await.unwrap();
-    let mut child = spawn("child::holds_the_directory", &site.root(), 0);
+    let mut child = spawn("child::holds_the_directory", &site.root(), None);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     while said(&lines.next().unwrap().unwrap()) != Some("open") {}
     let error = site.try_open().await.unwrap_err();

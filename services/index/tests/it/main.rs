@@ -6,6 +6,7 @@ mod damage;
 mod full_disk;
 mod garbage;
 mod log_damage;
+mod resharding;
 mod rpc;
 mod shards;
 mod summaries;

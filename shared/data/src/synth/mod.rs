@@ -94,7 +94,7 @@ impl std::str::FromStr for TaskKind {
         Self::ALL.into_iter().find(|task| task.name() == name).ok_or_else(|| DataError::Setting {
             name: "task",
             value: name.to_owned(),
-            expected: "niah_single, niah_multikey, niah_multivalue, niah_multiquery, variable_tracking, common_words or qa",
+            expected: "niah_single, niah_multikey, niah_multivalue, niah_multiquery, variable_tracking, common_words, qa or one of RULER's",
         })
     }
 }

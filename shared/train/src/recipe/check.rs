@@ -2,7 +2,7 @@
 
 use e2llm_model::AdapterForm;
 
-use super::{Features, Recipe, Stage};
+use super::{Features, Recipe, Stage, Start};
 
 impl Recipe {
     pub(super) fn problem(&self) -> Option<String> {
@@ -22,6 +22,9 @@ impl Recipe {
         let zero_rank = self.encoder_lora.is_some_and(|lora| lora.rank == 0);
         if self.ratio == 0 || self.chunk_tokens == 0 || self.lora_rank == 0 || zero_rank {
             return Some("ratio, chunk_tokens, lora_rank and encoder_lora.rank must be at least 1");
+        }
+        if self.start == Start::Bundle && (self.pretrain.is_some() || self.features != Features::Encoder) {
+            return Some("a recipe that starts from a bundle has no pretraining, and features: encoder");
         }
         if self.stages.is_empty() {
             return Some("there is no stage to train");
@@ -50,8 +53,8 @@ impl Recipe {
 impl Stage {
     fn problem(&self) -> Option<&'static str> {
         let is_range = |(from, to): (usize, usize)| from > 0 && from <= to;
-        if self.batch == 0 || !is_range(self.chunks) || !is_range(self.window) {
-            Some("needs a batch, and chunks and window as [fewest, most], at least 1")
+        if self.batch == 0 || !is_range(self.chunks) || !is_range(self.window) || !is_range(self.excerpts) {
+            Some("needs a batch, and chunks, window and excerpts as [fewest, most], at least 1")
         } else if self.max_target < 4 {
             Some("max_target must be at least 4 tokens")
         } else if !self.mix.iter().any(|(_, share)| *share > 0.0) || self.mix.iter().any(|(_, share)| *share < 0.0) {
@@ -117,6 +120,8 @@ stages:
             ("warm_up: 0", "warm_up: 0, distill: 2", "between 0 and 1"),
             ("warm_up: 0", "warm_up: 0, encoder: { learning_rate: 1e-4 }", "encoder_lora"),
             ("ratio: 4", "ratio: 4\nordered_heads: true", "gate_heads"),
+            ("ratio: 4", "ratio: 4\nstart: bundle\nfeatures: bridge", "features: encoder"),
+            ("warm_up: 0", "warm_up: 0, excerpts: [3, 2]", "excerpts as [fewest, most]"),
             (
                 "ratio: 4",
                 "ratio: 4\nform: { attention_pooling: { queries: 2 } }\nfeatures: table_only",

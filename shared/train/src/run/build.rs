@@ -1,17 +1,18 @@
 //! What a run is built of: adapter, encoder session, decoder with what of it is trained.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 use e2llm_model::chunk::Chunker;
-use e2llm_model::{AdapterConfig, Bridge, Decoder, TextEncoder, TextTokenizer};
+use e2llm_model::{AdapterConfig, Bridge, Bundle, Decoder, TextEncoder, TextTokenizer};
 
 use super::{Models, Report};
 use crate::corpus::Corpus;
 use crate::error::{Result, TrainError};
 use crate::optimizer::{AdamW, Parameters};
 use crate::pretrain::{Passage, Pool, TokenEmbeddings, pretrain};
-use crate::recipe::{DecoderMode, Features, PretrainStage, Recipe, Stage};
+use crate::recipe::{DecoderMode, Features, PretrainStage, Recipe, Stage, Start};
 use crate::sample::{Objective, Sampler};
 use crate::session::{LocalSession, initial_adapter, initial_lora, order_heads, silence_values};
 use crate::sides::Target;
@@ -66,8 +67,8 @@ pub(crate) fn fresh_adapter(
     Ok((config, parameters.to_device(device)?))
 }
 
-/// The adapter that the first stage starts from: pretrained where the recipe says so, and at that stage's ratio.
-pub(super) fn pretrained_adapter(
+/// The adapter that the first stage starts from, at that stage's ratio: the bundle's, or pretrained where the recipe says so.
+pub(super) fn first_adapter(
     recipe: &Recipe,
     models: &Models,
     sampler: &Sampler,
@@ -75,6 +76,9 @@ pub(super) fn pretrained_adapter(
     report: &mut dyn FnMut(Report),
 ) -> Result<(AdapterConfig, Parameters)> {
     let ratio = recipe.ratio_at(0);
+    if recipe.start == Start::Bundle {
+        return bundle_adapter(recipe, ratio, models);
+    }
     let Some(stage) = &recipe.pretrain else { return start_adapter(recipe, ratio, models) };
     let (config, mut parameters) = start_adapter(recipe, stage.ratio.unwrap_or(ratio), models)?;
     let texts = pretrain_passages(recipe, stage, sampler, corpus)?;
@@ -88,6 +92,35 @@ pub(super) fn pretrained_adapter(
     })?;
     parameters.0.extend(warm::resized(&parameters, &config, ratio)?);
     Ok((AdapterConfig { ratio, ..config }, parameters))
+}
+
+/// The bundle that a recipe starts from.
+fn starting_bundle(models: &Models) -> Result<&Bundle> {
+    let missing = "recipe: start: bundle needs a bundle in use; name one with --bundle";
+    models.bundle.as_ref().ok_or_else(|| TrainError::Invalid(missing.to_owned()))
+}
+
+/// The adapter of the bundle in use, if it has the recipe's shape.
+fn bundle_adapter(recipe: &Recipe, ratio: usize, models: &Models) -> Result<(AdapterConfig, Parameters)> {
+    let bundle = starting_bundle(models)?;
+    let (config, _) = start_adapter(recipe, ratio, models)?;
+    let own = &bundle.config;
+    let same_shape = AdapterConfig { ratio, embedding_rms: config.embedding_rms, ..own.adapter.clone() } == config;
+    if !same_shape || own.lora != recipe.lora() || own.encoder_lora.is_some() {
+        return Err(TrainError::Invalid(format!(
+            "recipe: bundle {:?} has another form of adapter, another LoRA or a trained encoder; start: bundle goes on with what it has",
+            own.name
+        )));
+    }
+    let device = models.encoder.device();
+    let mut parameters = variables(&bundle.adapter_parameters(device)?)?;
+    parameters.0.extend(warm::resized(&parameters, &own.adapter, ratio)?);
+    Ok((config, parameters))
+}
+
+fn variables(tensors: &HashMap<String, Tensor>) -> Result<Parameters> {
+    let var = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), Var::from_tensor(tensor)?));
+    Ok(Parameters(tensors.iter().map(var).collect::<Result<_>>()?))
 }
 
 /// The passages of a recipe's pretraining. Numbers from the top, so that none is drawn again by the stages that follow.
@@ -123,7 +156,11 @@ pub(super) fn trainer(
     let stage = recipe.stages.get(stage).or(recipe.stages.last());
     let stage = stage.ok_or_else(|| TrainError::Invalid("recipe: there is no stage to train".to_owned()))?;
     let session = session(recipe, stage, config, adapter, &models)?;
-    let parameters = AdamW::new(decoder_parameters(recipe, &models.decoder)?, stage.lora);
+    let parameters = match recipe.start {
+        Start::Fresh => decoder_parameters(recipe, &models.decoder)?,
+        Start::Bundle => variables(&starting_bundle(&models)?.lora(models.decoder.device())?)?,
+    };
+    let parameters = AdamW::new(parameters, stage.lora);
     match recipe.decoder {
         DecoderMode::Full => Trainer::full(session, models.decoder, parameters),
         _ => Trainer::new(session, models.decoder, parameters, recipe.lora_rank, recipe.lora_scale),

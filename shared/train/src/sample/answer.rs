@@ -1,33 +1,36 @@
-//! Samples of tasks: soft tokens of a window of the context, with the chunks that matter most as raw text now and then.
+//! Samples of tasks: soft tokens of some chunks of the context, and as a rule raw text of those that matter most behind them.
 
-use std::collections::HashSet;
+use std::ops::Range;
 
+use e2llm_model::lexical;
 use e2llm_model::prompt;
 use rand::Rng;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::{Objective, Sample, Sampler, wording};
 use crate::corpus::Task;
 use crate::error::Result;
 
-/// Bytes looked back for a place to start a window.
-const LOOK_BACK: usize = 512;
-/// Bytes per word piece, roughly: how far before the answer a window may begin.
-const BYTES_PER_PIECE: usize = 4;
-/// Letters a word needs to tell one chunk from another.
-const WORD: usize = 4;
+/// How often a chunk that holds evidence is among the raw text, where there is any: serving finds nearly all of them, too.
+const FOUND: f64 = 0.95;
+
+/// A chunk of a task's context with the blanks around it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Excerpt<'t> {
+    text: &'t str,
+    is_evidence: bool,
+}
 
 impl Sampler {
     pub(super) fn answer(&self, task: &Task, rng: &mut ChaCha8Rng) -> Result<Option<Sample>> {
         let wanted = rng.random_range(self.window.0..=self.window.1);
-        let chunks = self.window(task, wanted, rng)?;
+        let chunks = some(self.marked(task)?, wanted, rng);
         if chunks.is_empty() {
             return Ok(None);
         }
-        // Nearest first, each less likely than the one before: what serving expands are the few nearest.
-        let raw: Vec<usize> =
-            by_relevance(&chunks, task).into_iter().take_while(|_| rng.random::<f64>() < self.expand).collect();
-        let parts = self.expanded(&chunks, &raw)?;
+        let texts: Vec<&str> = chunks.iter().map(|chunk| chunk.text).collect();
+        let parts = self.with_excerpts(&texts, self.nearest(&chunks, &task.prompt, rng))?;
         // A question varies in its wording; any other instruction is what it says.
         match task.prompt.strip_prefix(&prompt::question("")) {
             Some(question) => {
@@ -38,69 +41,66 @@ impl Sampler {
         }
     }
 
-    /// Chunks of the context: around the answer where it stands there word for word, else from the beginning.
-    fn window<'t>(&self, task: &'t Task, wanted: usize, rng: &mut ChaCha8Rng) -> Result<Vec<&'t str>> {
-        let context = &task.context;
-        let found = context.find(task.answer.trim()).unwrap_or(0);
-        let lead = rng.random_range(0..wanted) * self.chunker.max_tokens() * BYTES_PER_PIECE;
-        let start = place_before(context, found.saturating_sub(lead));
-        let chunks = self.chunks(&context[start..], wanted)?;
-        let covered = start + chunks.iter().map(|chunk| chunk.len()).sum::<usize>();
-        if covered >= found + task.answer.trim().len() {
-            return Ok(chunks);
+    /// All chunks of the context.
+    fn marked<'t>(&self, task: &'t Task) -> Result<Vec<Excerpt<'t>>> {
+        let chunks = self.chunks(&task.context, usize::MAX)?;
+        let answer = task.answer.trim();
+        let evidence: Vec<Range<usize>> = match task.evidence.as_slice() {
+            [] => task.context.find(answer).map(|at| at..at + answer.len()).into_iter().collect(),
+            known => known.to_vec(),
+        };
+        let mut start = 0;
+        let mark = |text: &'t str| {
+            let own = start..start + text.len();
+            start = own.end;
+            Excerpt { text, is_evidence: evidence.iter().any(|range| range.start < own.end && own.start < range.end) }
+        };
+        Ok(chunks.into_iter().map(mark).collect())
+    }
+
+    /// The chunks that become raw text: nearly all that hold evidence, then those with most of the question's words, as in serving.
+    fn nearest(&self, chunks: &[Excerpt<'_>], question: &str, rng: &mut ChaCha8Rng) -> Vec<usize> {
+        let count = self.excerpts(rng);
+        if count == 0 {
+            return Vec::new();
         }
-        self.chunks(&context[found..], wanted)
+        let texts: Vec<Option<&str>> = chunks.iter().map(|chunk| Some(chunk.text)).collect();
+        let scores = lexical::scores(question, &texts);
+        let found: Vec<bool> = chunks.iter().map(|chunk| chunk.is_evidence && rng.random::<f64>() < FOUND).collect();
+        let mut order: Vec<usize> = (0..chunks.len()).collect();
+        order.sort_by(|a, b| found[*b].cmp(&found[*a]).then(scores[*b].total_cmp(&scores[*a])).then(a.cmp(b)));
+        let found = found.iter().filter(|found| **found).count();
+        order.truncate(count.max(found).min(self.excerpts.1));
+        order
     }
 }
 
-/// A line's or else a word's start shortly before byte `at`.
-fn place_before(text: &str, at: usize) -> usize {
-    let end = text.floor_char_boundary(at);
-    let from = text.floor_char_boundary(end.saturating_sub(LOOK_BACK));
-    if from == 0 && end < LOOK_BACK {
-        return 0;
-    }
-    let near = &text[from..end];
-    near.rfind('\n').or_else(|| near.rfind(' ')).map_or(end, |index| from + index + 1)
-}
-
-/// Chunks by falling likeness to question and answer: whether the answer stands there, then words in common.
-fn by_relevance(chunks: &[&str], task: &Task) -> Vec<usize> {
-    let asked = words(&format!("{} {}", task.prompt, task.answer));
-    let score = |chunk: &&str| (chunk.contains(task.answer.trim()), words(chunk).intersection(&asked).count());
-    let scores: Vec<(bool, usize)> = chunks.iter().map(score).collect();
+/// At most `wanted` of the chunks in their order: those with evidence, and any others.
+fn some<'t>(chunks: Vec<Excerpt<'t>>, wanted: usize, rng: &mut ChaCha8Rng) -> Vec<Excerpt<'t>> {
     let mut order: Vec<usize> = (0..chunks.len()).collect();
-    order.sort_by(|a, b| scores[*b].cmp(&scores[*a]).then(a.cmp(b)));
-    order
-}
-
-fn words(text: &str) -> HashSet<String> {
-    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| word.len() >= WORD);
-    words.map(str::to_lowercase).collect()
+    order.shuffle(rng);
+    order.sort_by_key(|index| !chunks[*index].is_evidence);
+    order.truncate(wanted);
+    order.sort_unstable();
+    order.into_iter().map(|index| chunks[index]).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+
     use super::*;
 
     #[test]
-    fn the_chunk_that_holds_the_answer_is_nearest_then_the_one_that_shares_words() {
-        let task = Task {
-            id: String::new(),
-            context: String::new(),
-            prompt: "Which port does the protocol use?".to_owned(),
-            answer: "853".to_owned(),
-        };
-        let chunks = ["nothing here", "the protocol has a port", "it is 853", "a port"];
-        assert_eq!(by_relevance(&chunks, &task), [2, 1, 3, 0]);
-    }
-
-    #[test]
-    fn a_window_starts_at_a_line_or_a_word() {
-        let text = format!("{}\n{}", "a".repeat(600), "word ".repeat(200));
-        assert_eq!(place_before(&text, 700), 601);
-        assert_eq!(place_before(&text, 100), 0);
-        assert_eq!(&text[place_before(&text, 1400)..][..4], "word");
-        assert_eq!(place_before("ééé", 3), 0);
+    fn a_window_keeps_the_evidence_and_the_order() {
+        let texts = ["a", "b", "c", "d", "e", "f"];
+        let chunk = |text: &'static str| Excerpt { text, is_evidence: ["b", "e"].contains(&text) };
+        let chunks: Vec<Excerpt<'_>> = texts.map(chunk).to_vec();
+        for seed in 0..20 {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let kept: Vec<&str> = some(chunks.clone(), 4, &mut rng).iter().map(|chunk| chunk.text).collect();
+            assert!(kept.len() == 4 && kept.is_sorted() && kept.contains(&"b") && kept.contains(&"e"), "{kept:?}");
+            assert_eq!(some(chunks.clone(), 9, &mut rng), chunks);
+        }
     }
 }

@@ -60,6 +60,7 @@ pub(crate) fn models() -> Models {
         decoder,
         tokens: tokenizer,
         frame: Frame { prefix: vec![90, 91], suffix: vec![92] },
+        bundle: None,
     }
 }
 
@@ -79,7 +80,7 @@ pub(crate) fn corpus() -> Corpus {
     let tasks = (0..4).map(|seed| {
         let context = text(seed, 200);
         let answer = context[300..310].trim().to_owned();
-        Task { id: seed.to_string(), context, prompt: "what is said here".to_owned(), answer }
+        Task { id: seed.to_string(), context, prompt: "what is said here".to_owned(), answer, evidence: vec![] }
     });
     let mut corpus = Corpus::default();
     corpus.documents.extend(documents);

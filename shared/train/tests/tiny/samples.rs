@@ -35,13 +35,16 @@ fn a_sample_depends_on_its_number_alone() {
 }
 
 #[test]
-fn expansion_is_off_at_zero_and_leaves_one_chunk_soft_at_one() {
+fn raw_text_stands_behind_all_soft_tokens_as_often_as_wanted() {
     for (expand, number) in [0.0, 1.0].into_iter().flat_map(|e| (0..20).map(move |n| (e, n))) {
-        let sampler = Sampler { expand, window: (2, 4), ..tiny_sampler() };
+        let sampler = Sampler { expand, excerpts: (1, 3), window: (2, 4), ..tiny_sampler() };
         for objective in [Objective::Summarize, Objective::Answer] {
             let sample = draw(&sampler, objective, number);
-            let expected = if expand == 0.0 { raw(&sample) == 0 } else { raw(&sample) > 0 && chunks(&sample) == 1 };
-            assert!(expected, "{objective:?} at {expand}: {} raw, {} soft", raw(&sample), chunks(&sample));
+            let excerpts = raw(&sample);
+            let range = if expand == 0.0 { 0..=0 } else { 1..=3 };
+            assert!(range.contains(&excerpts) && chunks(&sample) >= excerpts.max(2), "{objective:?}: {excerpts} raw");
+            let soft = &sample.before[1..=chunks(&sample)];
+            assert!(soft.iter().all(|part| matches!(part, Part::Chunk(_))), "{objective:?}: {:?}", sample.before);
         }
     }
 }

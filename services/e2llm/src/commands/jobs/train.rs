@@ -10,7 +10,7 @@ use e2llm_api::v1::train_round::Kind;
 use e2llm_api::v1::{
     BundlePiece, GetBundleRequest, JobKind, JobSpec, JobStatus, RowResult, TextPiece, TextRef, TrainRound, TrainSpec,
 };
-use e2llm_train::{Corpus, Recipe, rounds, write_bundle};
+use e2llm_train::{Corpus, Recipe, Start, rounds, write_bundle};
 use futures::TryStreamExt;
 
 use super::super::bulk::common_spec;
@@ -56,9 +56,9 @@ async fn plan(app: &App, services: &Services, work: &TrainWork, mut train: Train
 }
 
 fn spec(work: &TrainWork, text: String, recipe: &Recipe) -> Result<TrainSpec> {
-    if !recipe.makes_bundle() {
+    if !recipe.makes_bundle() || recipe.start == Start::Bundle {
         bail!(
-            "this recipe makes no bundle (table features, or a decoder trained in full); train it with `e2llm train`"
+            "this recipe makes no bundle (table features, or a decoder trained in full) or starts from one; train it with `e2llm train`"
         );
     }
     let pairs = work.pairs as usize;
