@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::Args;
 use e2llm_api::v1::{ContextOptions, GenerateOptions, JobSpec, Reading};
 use e2llm_coordinator::JobId;
@@ -142,7 +143,7 @@ pub(crate) struct JobArgs {
 }
 
 /// How the coordinator treats a job.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Job")]
 pub(crate) struct JobOptions {
     /// Jobs of a higher priority are served first, equal ones take turns [default: 0]
@@ -157,18 +158,31 @@ pub(crate) struct JobOptions {
     /// How long the job and its results are kept after its end, such as 12h or 30days [default: the coordinator's, 7days]
     #[arg(long, value_name = "DURATION", value_parser = retention)]
     pub(crate) retention: Option<Duration>,
+    /// Leave the job to workers whose bundle's fingerprint begins so, where a server has several bundles (`docs show` names a
+    /// document's) [default: whoever asks first]
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub(crate) for_bundle: Option<String>,
 }
 
 impl JobOptions {
     /// `spec` with these options; zero means the coordinator's default.
-    pub(crate) fn apply_to(self, spec: JobSpec) -> JobSpec {
-        JobSpec {
+    pub(crate) fn apply_to(&self, spec: JobSpec) -> anyhow::Result<JobSpec> {
+        let wanted = self.for_bundle.as_deref().unwrap_or_default();
+        if !spec.fingerprint.is_empty() && !spec.fingerprint.starts_with(wanted) {
+            bail!(
+                "--for-bundle {wanted} is for servers; the bundle in use here is {}, give another one with --bundle",
+                spec.fingerprint
+            );
+        }
+        let fingerprint = if spec.fingerprint.is_empty() { wanted.to_owned() } else { spec.fingerprint.clone() };
+        Ok(JobSpec {
+            fingerprint,
             priority: self.priority.unwrap_or(0),
             parallelism: self.parallelism.unwrap_or(0),
             max_attempts: self.max_attempts.unwrap_or(0),
             retention_s: self.retention.map_or(0, |retention| retention.as_secs()),
             ..spec
-        }
+        })
     }
 }
 

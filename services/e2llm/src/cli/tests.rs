@@ -1,5 +1,6 @@
 use super::*;
 use clap::CommandFactory;
+use e2llm_api::v1::JobSpec;
 
 fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(std::iter::once("e2llm").chain(line.iter().copied()))
@@ -97,10 +98,20 @@ fn bulk_commands_and_submissions_take_the_same_work_and_options() {
         };
         assert_eq!(alone, submitted, "{work:?}");
         assert_eq!(alone.job.as_deref(), Some("night"));
-        let spec = alone.options.apply_to(Default::default());
+        let spec = alone.options.apply_to(Default::default()).unwrap();
         let wishes = (spec.priority, spec.parallelism, spec.max_attempts, spec.retention_s);
         assert_eq!(wishes, (-2, 3, 7, 12 * 3600));
     }
+}
+
+#[test]
+fn a_job_may_be_left_to_one_bundle_of_a_server() {
+    let options = JobOptions { for_bundle: Some("ab".to_owned()), ..JobOptions::default() };
+    let of = |fingerprint: &str| options.apply_to(JobSpec { fingerprint: fingerprint.into(), ..JobSpec::default() });
+    assert_eq!(of("").unwrap().fingerprint, "ab");
+    assert_eq!(of("abc").unwrap().fingerprint, "abc");
+    let refused = of("cd").unwrap_err().to_string();
+    assert!(refused.contains("--for-bundle ab") && refused.contains("is cd"), "{refused}");
 }
 
 #[test]

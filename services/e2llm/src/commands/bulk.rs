@@ -163,7 +163,7 @@ impl Work {
     /// All of the spec but the job's name.
     async fn spec(&self, app: &App, services: &Services) -> Result<JobSpec> {
         let spec = JobSpec { kind: self.kind.into(), ..self.spec.clone() };
-        Ok(self.job.options.apply_to(common_spec(app, services, spec).await?))
+        self.job.options.apply_to(common_spec(app, services, spec).await?)
     }
 
     fn name(&self, purpose: Purpose, spec: &JobSpec, rows: &Rows) -> JobName {

@@ -50,7 +50,7 @@ async fn sync(
     let mut changes = Changes::new(app, stored);
     if !rows.are_none() {
         let spec = JobSpec { kind: JobKind::Encode.into(), ..Default::default() };
-        let spec = args.options.apply_to(common_spec(app, services, spec).await?);
+        let spec = args.options.apply_to(common_spec(app, services, spec).await?)?;
         let encoded = job::run(services, spec, rows, &Chosen::fresh(), &mut changes, &app.shutdown).await;
         encoded.map_err(|error| if error.is::<Interrupted>() { interrupted().into() } else { error })?;
     }

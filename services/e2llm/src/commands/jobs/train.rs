@@ -43,7 +43,7 @@ async fn plan(app: &App, services: &Services, work: &TrainWork, mut train: Train
     let quiet = app.settings.quiet || app.settings.json;
     train.data = app.interruptible(store_data(services, &work.inputs, quiet)).await??;
     let spec = JobSpec { kind: JobKind::Train.into(), train: Some(train), ..JobSpec::default() };
-    let spec = work.options.apply_to(common_spec(app, services, spec).await?);
+    let spec = work.options.apply_to(common_spec(app, services, spec).await?)?;
     let typed = format!("{:?} {:?}", work.recipe, work.inputs);
     let name = match &work.job {
         Some(name) => JobName::Given(name.clone()),
