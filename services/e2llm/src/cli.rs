@@ -28,7 +28,8 @@ pub(crate) use tokens::TokensCommand;
 /// Reads long documents once, keeps each as a small soft prompt, then answers and summarises from it.
 ///
 /// Data goes to standard output or --output, progress and errors to standard error. The exit code is 0 when
-/// every document succeeded, 1 when one failed, 2 for a wrong command line, 130 when interrupted.
+/// every document succeeded, 3 when some failed and the others are done, 1 when the command itself failed, 2 for a wrong
+/// command line, 130 when interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "e2llm", version, propagate_version = true)]
 pub(crate) struct Cli {

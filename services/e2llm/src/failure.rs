@@ -9,6 +9,8 @@ use e2llm_api::ErrorCode;
 use e2llm_runtime::{CallError, code_of};
 use tonic::Status;
 
+/// Exit code of a command that did its work, of which some documents failed: repeating it does not help by itself.
+pub(crate) const SOME_FAILED: u8 = 3;
 /// Exit code of a process that SIGINT ended.
 const INTERRUPTED: u8 = 130;
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use e2llm_api::v1::{JobKind, JobStatus, RowResult};
 
-use crate::failure::warn_line;
+use crate::failure::{SOME_FAILED, warn_line};
 use crate::job::Audience;
 use crate::output::{self, Output};
 use crate::progress::Progress;
@@ -65,7 +65,7 @@ impl View {
         if !quiet || tally.failed > 0 {
             warn_line(&tally.line(kind, seconds));
         }
-        Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { SOME_FAILED.into() })
     }
 }
 
@@ -164,7 +164,7 @@ mod tests {
         let mut view = View::new(JobKind::Summarize, Output::open(&args, false).unwrap(), true);
         rows().iter().for_each(|row| view.row(row).unwrap());
         let code = view.finish(true).unwrap();
-        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::FAILURE));
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(SOME_FAILED)));
         let lines = fs::read_to_string(path).unwrap();
         let expected = "{\"id\":\"a\",\"summary\":\"A summary.\",\"unchanged\":false}\n\
             {\"id\":\"b\",\"error\":{\"code\":\"EMPTY_DOCUMENT\",\"message\":\"b has no text\"}}\n";

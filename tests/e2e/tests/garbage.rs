@@ -74,7 +74,7 @@ fn a_deleted_document_is_gone_from_the_disk_but_for_what_another_one_needs() {
     assert!(files(&place, &format!("jobs/{job}")).is_empty());
     place.json(&["jobs", "delete", &job]).refused(&[&job, "jobs list"]);
     let unknown = place.json(&["docs", "delete", "bakery.txt"]);
-    assert_eq!((unknown.code, unknown.codes()), (1, vec![("bakery.txt".into(), "NOT_FOUND".into())]));
+    assert_eq!((unknown.code, unknown.codes()), (3, vec![("bakery.txt".into(), "NOT_FOUND".into())]));
 }
 
 #[test]

@@ -42,10 +42,13 @@ fn a_service_tells_what_it_did_and_how_it_is() {
     let users = Workplace::on_server(&service.url());
     users.json(&["encode", "texts"]).succeeded();
     users.ask(HARBOUR, &[]).succeeded();
+    // A call is counted when its answer has been sent off: the client may have it a moment before.
+    let asked = "e2llm_requests_total{service=\"Decoder\",method=\"Ask\",code=\"OK\"}";
+    eventually_true("the question's count", || value(&get(admin, "/metrics").1, asked).is_some());
     let after = get(admin, "/metrics").1;
     let count = |name: &str| value(&after, name).unwrap_or_else(|| panic!("no {name}: {after}"));
     assert_eq!(count("e2llm_documents_encoded_total"), TEXTS.len() as f64);
-    assert_eq!(count("e2llm_requests_total{service=\"Decoder\",method=\"Ask\",code=\"OK\"}"), 1.0);
+    assert_eq!(count(asked), 1.0);
     assert_eq!(count("e2llm_first_token_seconds_count{class=\"interactive\"}"), 1.0);
     assert!(count("e2llm_tokens_total{kind=\"generated\",class=\"interactive\"}") >= 1.0);
     assert_eq!(count("e2llm_rows_total{stage=\"encode\"}"), TEXTS.len() as f64);

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::cli::DocsCommand;
-use crate::failure::{of_call, warn_line};
+use crate::failure::{SOME_FAILED, of_call, warn_line};
 use crate::local::{Needs, Services};
 use crate::output::print_line;
 use crate::render::{self, bytes, clean, count};
@@ -37,7 +37,7 @@ pub(crate) async fn run(app: &App, command: DocsCommand) -> Result<ExitCode> {
         DocsCommand::Search { text, limit } => docs.search(text, limit).await,
     };
     services.stop().await;
-    Ok(if failures? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failures? == 0 { ExitCode::SUCCESS } else { SOME_FAILED.into() })
 }
 
 /// Only a search has to embed a text.

@@ -19,7 +19,7 @@ use super::bulk::Work;
 use super::source::Source;
 use crate::app::App;
 use crate::bundle::{self, LocalBundle};
-use crate::failure::{of_call, warn_line};
+use crate::failure::{SOME_FAILED, of_call, warn_line};
 use crate::local::{self, Needs, Services};
 use crate::output;
 use crate::render::{bytes, count as number, duration, row_error_text};
@@ -115,7 +115,7 @@ impl Prepared {
         } else {
             to_text(work.kind, &count, estimate)
         })?;
-        Ok(if count.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if count.failed() == 0 { ExitCode::SUCCESS } else { SOME_FAILED.into() })
     }
 
     /// Time by the rates of finished jobs, and how many those are.

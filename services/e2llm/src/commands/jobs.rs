@@ -20,7 +20,7 @@ use tonic::{Response, Status};
 use super::{dry_run, submit};
 use crate::app::App;
 use crate::cli::{JobsCommand, OutputArgs, Submission};
-use crate::failure::{Interrupted, of_call, warn_line};
+use crate::failure::{Interrupted, SOME_FAILED, of_call, warn_line};
 use crate::job;
 use crate::local::{Needs, Services};
 use crate::output::{self, Output};
@@ -202,8 +202,11 @@ impl Jobs<'_> {
         if !self.app.settings.json {
             self.print(&last)?;
         }
-        let is_whole = last.state == "succeeded" && last.rows_failed == 0;
-        Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(match (last.state.as_str(), last.rows_failed) {
+            ("succeeded", 0) => ExitCode::SUCCESS,
+            ("succeeded", _) => SOME_FAILED.into(),
+            _ => ExitCode::FAILURE,
+        })
     }
 
     async fn result(&self, job: &str, output: &OutputArgs) -> Result<ExitCode> {

@@ -18,7 +18,7 @@ use super::dry_run::{Prepared, Verdict};
 use super::source;
 use crate::app::App;
 use crate::cli::SyncArgs;
-use crate::failure::{Interrupted, warn_line};
+use crate::failure::{Interrupted, SOME_FAILED, warn_line};
 use crate::input::{self, Report};
 use crate::job::{self, Chosen, Rows};
 use crate::local::{Needs, Services};
@@ -105,8 +105,11 @@ fn finish(kept: Option<String>, changes: &Changes<'_>) -> Result<ExitCode> {
     if let Some(unread) = &kept {
         warn_line(&format!("nothing was deleted, for it is not known which documents there are: {unread}"));
     }
-    let is_whole = kept.is_none() && changes.failed() == 0;
-    Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match (kept, changes.failed()) {
+        (Some(_), _) => ExitCode::FAILURE,
+        (None, 0) => ExitCode::SUCCESS,
+        (None, _) => SOME_FAILED.into(),
+    })
 }
 
 /// What a run would do.
