@@ -62,11 +62,26 @@ pub fn init(options: &TelemetryOptions) -> Result<(), RuntimeError> {
         LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
-    let installed = tracing_subscriber::registry().with(logs.with_filter(filter)).with(traces).try_init();
+    let registry = tracing_subscriber::registry().with(logs.with_filter(filter)).with(traces);
+    let installed = registry.with(tasks()).try_init();
     if installed.is_err() {
         tracing::debug!("telemetry was initialised before");
     }
     Ok(())
+}
+
+/// What tokio-console connects to: 127.0.0.1:6669, or `TOKIO_CONSOLE_BIND`.
+#[cfg(feature = "tokio-console")]
+fn tasks<S>() -> Option<impl Layer<S>>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    Some(console_subscriber::ConsoleLayer::builder().with_default_env().spawn())
+}
+
+#[cfg(not(feature = "tokio-console"))]
+fn tasks() -> Option<tracing_subscriber::layer::Identity> {
+    None
 }
 
 fn parse_filter(options: &TelemetryOptions, variable: Option<String>) -> Result<EnvFilter, RuntimeError> {

@@ -26,6 +26,8 @@ enum Source {
     Packages,
     /// Directories of .txt files, each a headline, a blank line and an article; tasks: an article to its headline
     News,
+    /// Data files of texts, such as `prepare rfc` makes; tasks: what an abbreviation stands for that a paragraph introduces
+    Abbreviations,
     /// LongBench v2: data.json, multiple choice; test tasks alone, as of all benchmarks
     LongbenchV2,
     /// QuALITY: QuALITY.v1.0.1.htmlstripped.dev and the like, multiple choice
@@ -68,6 +70,7 @@ pub(super) fn run(args: &PrepareArgs, settings: &Settings) -> Result<()> {
         Source::Text => prepare::text,
         Source::Packages => prepare::packages,
         Source::News => prepare::news,
+        Source::Abbreviations => prepare::abbreviations,
         Source::LongbenchV2 => prepare::longbench_v2,
         Source::Quality => prepare::quality,
         Source::Qmsum => prepare::qmsum,

@@ -1,12 +1,12 @@
 //! `e2llm data synthesize`: long-context tasks with known answers.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use e2llm_data::{DataError, Haystack, LineWriter, RulerSources, RulerTask, Split, Synthesizer, TaskKind};
+use e2llm_data::{DataError, Haystack, Line, LineWriter, Lines, RulerSources, RulerTask, Split, Synthesizer, TaskKind};
 use e2llm_model::TextTokenizer;
 use e2llm_model::generate::DecoderFiles;
 use e2llm_model::gguf::GgufFile;
@@ -30,6 +30,9 @@ pub(crate) struct SynthesizeArgs {
     /// RULER's, such as niah_multikey_3 or vt
     #[arg(long, value_name = "TASK", value_delimiter = ',', required = true)]
     tasks: Vec<Made>,
+    /// Questions that a passage answers, for qa_1: SQuAD's, or tasks that `data prepare` made of them or of abbreviations
+    #[arg(long, value_name = "FILE")]
+    questions: Option<PathBuf>,
     /// Lengths of contexts in decoder tokens; each is met within 5 % and never exceeded
     #[arg(long, value_name = "N", value_delimiter = ',', required = true)]
     tokens: Vec<usize>,
@@ -45,6 +48,19 @@ pub(crate) struct SynthesizeArgs {
     /// File for the tasks
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
+}
+
+/// Questions for a haystack's texts.
+fn questions(path: &Path, texts: &Haystack, allow_test: bool) -> Result<Haystack> {
+    let lines: Vec<Line> = Lines::open(path)?.collect::<Result<_, _>>()?;
+    if let Some(line) = lines.iter().find(|line| line.is_test() && !allow_test) {
+        bail!(
+            "{}: {:?} is of the test split; leave it out, or give --allow-test for evaluation only",
+            path.display(),
+            line.id()
+        );
+    }
+    Ok(Haystack::of_questions(lines, texts)?)
 }
 
 /// A task of ours or of RULER's.
@@ -80,7 +96,8 @@ pub(super) fn run(args: &SynthesizeArgs, settings: &Settings) -> Result<()> {
         count: &|text| tokenizer.count(text).map_err(DataError::model),
         question: prompt::question,
     };
-    let ruler = RulerSources { texts: &haystack, one_hop: None, two_hops: None };
+    let questions = args.questions.as_deref().map(|path| questions(path, &haystack, args.allow_test)).transpose()?;
+    let ruler = RulerSources { texts: &haystack, one_hop: questions.as_ref(), two_hops: None };
     let mut meter = Meter::start("synthesize", "tasks", settings.quiet);
     let of = args.count * (args.tasks.len() * args.tokens.len()) as u64;
     let (mut counts, mut done, mut tokens_made) = (BTreeMap::<&str, u64>::new(), 0, 0);

@@ -103,7 +103,7 @@ pub(super) struct SuiteArgs {
     /// RULER: its configurations, all thirteen where nothing is said (qa_1 and qa_2 where there is something to ask)
     #[arg(long, value_name = "TASK", value_delimiter = ',')]
     tasks: Vec<RulerTask>,
-    /// RULER: SQuAD's questions for qa_1, dev-v2.0.json or the like
+    /// RULER: SQuAD's questions for qa_1, dev-v2.0.json or the like, or tasks of `data prepare` such as abbreviations
     #[arg(long, value_name = "FILE")]
     squad: Option<PathBuf>,
     /// RULER: HotpotQA's questions for qa_2, hotpot_dev_distractor_v1.json or the like
@@ -214,8 +214,13 @@ impl SuiteArgs {
     fn questions(&self, path: Option<&Path>, read: Reader, texts: &Haystack) -> Result<Option<Haystack>> {
         let Some(path) = path else { return Ok(None) };
         let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-        prepared(read, &[path.to_owned()], directory.path())?;
-        let lines = Lines::open(&directory.path().join("test-tasks.jsonl"))?.collect::<Result<Vec<Line>, _>>()?;
+        let tasks = if is_tasks(path)? {
+            path.to_owned()
+        } else {
+            prepared(read, &[path.to_owned()], directory.path())?;
+            directory.path().join("test-tasks.jsonl")
+        };
+        let lines = Lines::open(&tasks)?.collect::<Result<Vec<Line>, _>>()?;
         Ok(Some(Haystack::of_questions(lines, texts)?))
     }
 }

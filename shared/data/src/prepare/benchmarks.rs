@@ -15,6 +15,7 @@ use crate::io;
 use crate::line::{Split, TaskLine};
 
 pub use choices::{longbench_v2, quality};
+pub(super) use passages::asked;
 pub use passages::{hotpotqa, squad};
 pub use questions::{narrativeqa, triviaqa};
 pub use summaries::{govreport, qmsum};

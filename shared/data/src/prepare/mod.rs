@@ -6,12 +6,14 @@
 //! | [`text()`] | text | by a hash of the id |
 //! | [`packages()`] | `synopsis` tasks | by a hash of the description's first paragraph, which families share |
 //! | [`news()`] | `headline` tasks | by a hash of the article |
+//! | [`abbreviations()`] | `qa` tasks of one paragraph | as its lines say |
 //! | [`longbench_v2()`], [`quality()`], [`qmsum()`], [`govreport()`], [`triviaqa()`], [`narrativeqa()`], [`squad()`], [`hotpotqa()`] | tasks of published benchmarks | all test |
 //!
 //! Texts stream: held in memory are one document, about 600 bytes per document to find duplicates with and, for RFCs, eight
 //! to twenty bytes per word of the test split. Test claims its documents first, then validation, so that a duplicate is
 //! taken out of what is trained on.
 
+mod abbreviations;
 mod benchmarks;
 mod files;
 mod html;
@@ -31,6 +33,7 @@ use crate::error::{DataError, Result};
 use crate::io::LineWriter;
 use crate::line::{PlainLine, Split, TaskLine};
 
+pub use abbreviations::abbreviations;
 pub use benchmarks::{govreport, hotpotqa, longbench_v2, narrativeqa, qmsum, quality, squad, triviaqa};
 pub use news::news;
 pub use packages::packages;

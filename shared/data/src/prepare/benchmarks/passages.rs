@@ -97,7 +97,13 @@ fn laid_out(own: &Hotpot) -> (String, Vec<Range<usize>>) {
 }
 
 /// A task that tells the question apart from the instruction around it: RULER asks it of more passages.
-fn asked(id: String, context: String, wrap: fn(&str) -> String, question: &str, answers: Vec<String>) -> TaskLine {
+pub(in crate::prepare) fn asked(
+    id: String,
+    context: String,
+    wrap: fn(&str) -> String,
+    question: &str,
+    answers: Vec<String>,
+) -> TaskLine {
     let question = question.trim();
     let labels = [("question".to_owned(), question.to_owned())].into();
     TaskLine { labels, ..qa(id, context, wrap(question), answers) }
