@@ -26,8 +26,8 @@ pub(crate) struct SynthesizeArgs {
     /// abstracts
     #[arg(long, value_name = "FILE")]
     haystack: PathBuf,
-    /// What to make: niah_single, niah_multikey, niah_multivalue, niah_multiquery, variable_tracking, common_words, qa; or one of
-    /// RULER's, such as niah_multikey_3 or vt
+    /// What to make: niah_single, niah_multikey, niah_multivalue, niah_multiquery, unanswerable, variable_tracking, common_words, qa; or
+    /// one of RULER's, such as niah_multikey_3 or vt
     #[arg(long, value_name = "TASK", value_delimiter = ',', required = true)]
     tasks: Vec<Made>,
     /// Questions that a passage answers, for qa_1: SQuAD's, or tasks that `data prepare` made of them or of abbreviations

@@ -148,8 +148,10 @@ pub(super) fn assemble(pieces: &[Piece], needles: &[Needle]) -> (String, Vec<Ran
     let place = |needle: &Needle| places[((needle.at * places.len() as f64) as usize).min(places.len() - 1)];
     let (mut context, mut evidence) = (String::new(), Vec::new());
     let mut waiting = order.into_iter().peekable();
+    let are_lines = !pieces.is_empty() && pieces.iter().all(|piece| piece.separator == "\n");
+    let first = if are_lines { "\n" } else { "\n\n" };
     for at in 0..=pieces.len() {
-        let separator = at.checked_sub(1).map_or("\n\n", |before| pieces[before].separator);
+        let separator = at.checked_sub(1).map_or(first, |before| pieces[before].separator);
         while let Some(needle) = waiting.next_if(|needle| place(needle) == at) {
             let start = context.len();
             context.push_str(&needle.text);
@@ -222,6 +224,12 @@ mod tests {
         assert_eq!(at(0.3), ("A. N. | b\n| c\n\nD.".to_owned(), std::iter::once(3..5).collect()));
         assert_eq!(at(0.6).0, "A. | b\n| c\n\nN.\n\nD.");
         assert_eq!(at(0.999).0, "A. | b\n| c\n\nD. N.");
+    }
+
+    #[test]
+    fn a_needle_before_lines_is_a_line() {
+        let lines = [Piece::line("A.".to_owned()), Piece::line("B.".to_owned())];
+        assert_eq!(assemble(&lines, &[needle("N.", 0.0)]).0, "N.\nA.\nB.");
     }
 
     #[test]

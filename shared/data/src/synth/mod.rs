@@ -6,6 +6,7 @@
 //! | `niah_multikey` | four to eight needles with different keys | the value of one key |
 //! | `niah_multivalue` | four needles with one key, two with others | all values of that key |
 //! | `niah_multiquery` | four needles with different keys, two others | all four values |
+//! | `unanswerable` | four to eight needles | the value of a key that is not among them: that the text does not say |
 //! | `variable_tracking` | two chains of assignments, three to five variables each | all variables with a value |
 //! | `common_words` | a list in which ten words come ten times as often as all others | these ten |
 //! | `qa` | passages of several documents under made-up names | the name of the one whose abstract is given; or, for `qa` lines of the haystack, their answers |
@@ -53,6 +54,8 @@ pub enum TaskKind {
     NiahMultivalue,
     /// Several keys asked for at once.
     NiahMultiquery,
+    /// A key that no needle has.
+    Unanswerable,
     /// Chains of assignments.
     VariableTracking,
     /// The most frequent words of a list.
@@ -63,11 +66,12 @@ pub enum TaskKind {
 
 impl TaskKind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NiahSingle,
         Self::NiahMultikey,
         Self::NiahMultivalue,
         Self::NiahMultiquery,
+        Self::Unanswerable,
         Self::VariableTracking,
         Self::CommonWords,
         Self::Qa,
@@ -80,6 +84,7 @@ impl TaskKind {
             Self::NiahMultikey => "niah_multikey",
             Self::NiahMultivalue => "niah_multivalue",
             Self::NiahMultiquery => "niah_multiquery",
+            Self::Unanswerable => "unanswerable",
             Self::VariableTracking => "variable_tracking",
             Self::CommonWords => "common_words",
             Self::Qa => "qa",
@@ -94,7 +99,7 @@ impl std::str::FromStr for TaskKind {
         Self::ALL.into_iter().find(|task| task.name() == name).ok_or_else(|| DataError::Setting {
             name: "task",
             value: name.to_owned(),
-            expected: "niah_single, niah_multikey, niah_multivalue, niah_multiquery, variable_tracking, common_words, qa or one of RULER's",
+            expected: "niah_single, niah_multikey, niah_multivalue, niah_multiquery, unanswerable, variable_tracking, common_words, qa or one of RULER's",
         })
     }
 }

@@ -11,6 +11,9 @@ use crate::error::{DataError, Result};
 /// Draws of keys and values, should one be in the text already.
 const DRAWS: usize = 8;
 
+/// The answer to a question that the text does not answer.
+const NOT_SAID: &str = "The text does not say.";
+
 const WORDINGS: [&str; 6] = [
     "One of the special {noun}s for {key} is: {value}.",
     "The {noun} of {key} is {value}.",
@@ -40,6 +43,15 @@ struct Pairs {
     /// Those asked for come first.
     pairs: Vec<(String, String)>,
     asked: usize,
+    /// Whether the text holds those asked for.
+    are_told: bool,
+}
+
+impl Pairs {
+    /// Number of the first pair that is hidden in the text.
+    fn first_hidden(&self) -> usize {
+        if self.are_told { 0 } else { self.asked }
+    }
 }
 
 pub(super) fn draft(
@@ -58,11 +70,14 @@ pub(super) fn draft(
             Ok(Draft { context, evidence, ..Draft::default() })
         })?;
         let once = |text: &str| draft.context.matches(text).count() == 1;
-        if !pairs.pairs.iter().all(|(_, value)| once(value)) {
+        if !pairs.pairs[pairs.first_hidden()..].iter().all(|(_, value)| once(value)) {
             continue;
         }
         let asked = &pairs.pairs[..pairs.asked];
-        let mut answers: Vec<String> = asked.iter().map(|(_, value)| value.clone()).collect();
+        let mut answers: Vec<String> = match pairs.are_told {
+            true => asked.iter().map(|(_, value)| value.clone()).collect(),
+            false => vec![NOT_SAID.to_owned()],
+        };
         if !in_order {
             answers.sort_by_key(|value| draft.context.find(value.as_str()));
         }
@@ -79,7 +94,7 @@ fn pairs(synthesizer: &Synthesizer<'_>, task: TaskKind, rng: &mut ChaCha8Rng) ->
     let noun = any(form.nouns(), rng);
     let mut unique = Unique::new(synthesizer.haystack);
     let (asked, others) = match task {
-        TaskKind::NiahMultikey => (1, rng.random_range(3..=7)),
+        TaskKind::NiahMultikey | TaskKind::Unanswerable => (1, rng.random_range(3..=7)),
         TaskKind::NiahMultivalue | TaskKind::NiahMultiquery => (4, 2),
         _ => (1, 0),
     };
@@ -89,12 +104,13 @@ fn pairs(synthesizer: &Synthesizer<'_>, task: TaskKind, rng: &mut ChaCha8Rng) ->
         let key = pairs[0].0.clone();
         pairs[..asked].iter_mut().for_each(|pair| pair.0.clone_from(&key));
     }
-    Pairs { noun, pairs, asked }
+    Pairs { noun, pairs, asked, are_told: task != TaskKind::Unanswerable }
 }
 
 fn needles(pairs: &Pairs, rng: &mut ChaCha8Rng) -> Vec<Needle> {
-    let depths = depths(pairs.pairs.len(), rng);
-    let order = shuffled((0..pairs.pairs.len()).collect(), rng);
+    let hidden: Vec<usize> = (pairs.first_hidden()..pairs.pairs.len()).collect();
+    let depths = depths(hidden.len(), rng);
+    let order = shuffled(hidden, rng);
     let needle = |(at, number): (f64, usize)| {
         let (key, value) = &pairs.pairs[number];
         let wording = any(&WORDINGS, rng).replace("{noun}", pairs.noun).replace("{key}", key);

@@ -81,10 +81,11 @@ proptest! {
         let line = synthesizer(&HAYSTACKS[0]).line(task, tokens, seed).unwrap();
         prop_assert_eq!(string_match(line.answer.as_ref().unwrap(), &line.answers), 1.0);
         prop_assert!(line.prompt.starts_with("Q: ") && !line.prompt.contains(['{', '}']), "{}", line.prompt);
-        prop_assert_eq!(line.evidence.is_empty(), task == TaskKind::CommonWords);
+        let has_none = matches!(task, TaskKind::CommonWords | TaskKind::Unanswerable);
+        prop_assert_eq!(line.evidence.is_empty(), has_none);
         for answer in &line.answers {
             let holds = |range: &std::ops::Range<usize>| line.context[range.clone()].contains(answer.as_str());
-            prop_assert!(task == TaskKind::CommonWords || line.evidence.iter().any(holds), "{answer} {line:?}");
+            prop_assert!(has_none || line.evidence.iter().any(holds), "{answer} {line:?}");
         }
         for range in &line.evidence {
             let (before, needle, after) =
@@ -111,6 +112,16 @@ fn a_value_of_a_needle_is_in_the_context_once() {
             assert!(line.answers.iter().all(|answer| line.context.matches(answer.as_str()).count() == 1), "{line:?}");
             assert!(line.keys.iter().all(|key| line.prompt.contains(key.as_str())), "{line:?}");
         }
+    }
+}
+
+#[test]
+fn what_the_text_does_not_say_is_asked_about_a_key_that_it_does_not_have() {
+    for seed in 0..20 {
+        let line = line(TaskKind::Unanswerable, seed);
+        assert_eq!(line.answers, ["The text does not say."]);
+        assert!(line.keys.len() == 1 && line.prompt.contains(&line.keys[0]), "{line:?}");
+        assert!(!line.context.contains(&line.keys[0]), "{line:?}");
     }
 }
 
