@@ -1,6 +1,6 @@
 """Our services as a contestant (PEERS.md): index, coordinator, encoder and decoder as processes of their own, on local disk.
 
-Questions go through `e2llm ask` with its defaults, raw text among the soft tokens included, unless a work's name says otherwise; their
+Questions go through `e2llm ask` with its defaults, raw text behind the soft tokens included, unless a work's name says otherwise; their
 time is the decoder's own, from the request's arrival to the first token. Summaries are a job of `e2llm summarize`, from the command's
 start to its end: texts uploaded, encoded, stored, committed, and summarised window by window.
 """

@@ -1,6 +1,6 @@
 //! The four services: those of this process, or those behind `--server`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ use crate::bundle::LocalBundle;
 use crate::probes;
 use crate::settings::Settings;
 
-/// Into how many shards the index is split.
-const SHARDS: &str = "index/shards";
+/// Into how many shards the index is split: numbered notes, of which the last one holds.
+const SHARDS: &str = "index/layouts";
 /// The services of `--server`, in the order of [`Services`].
 const ROLES: [&str; 4] = ["encoder", "index", "decoder", "coordinator"];
 const PAIRS: &str = "--server takes one URL, or service=URL pairs with commas between them";
@@ -255,33 +255,71 @@ pub(crate) fn index<'a>(urls: impl Iterator<Item = &'a str>, options: &ClientOpt
     Ok(dialer.endpoint())
 }
 
-/// Notes into how many shards a store's index is split when it is first served; fails when it was another number.
+/// Fails unless a store's index has so many shards; notes it where nobody has served the store yet.
 pub(crate) async fn keep_shards(store: &Store, shards: u32) -> Result<()> {
-    let mut kept = store.get(SHARDS).await?;
-    if kept.is_none() {
-        // Stores of before have one.
-        let is_old = store.list_stream(&format!("index/{DEFAULT_SHARD}/")).next().await.is_some();
-        let wanted = if is_old { "1".to_owned() } else { shards.to_string() };
-        // Whoever was first has the say.
-        let _ = store.create(SHARDS, wanted.into_bytes()).await?;
-        kept = store.get(SHARDS).await?;
+    let kept = match noted_shards(store).await? {
+        Some(kept) => kept,
+        None => {
+            // Stores of before this was noted have one.
+            let is_old = store.list_stream(&format!("index/{DEFAULT_SHARD}/")).next().await.is_some();
+            // Whoever was first has the say.
+            note_shards(store, 1, if is_old { 1 } else { shards }).await?;
+            noted_shards(store).await?.context("the number of shards was noted and is gone")?
+        }
+    };
+    if kept != shards {
+        bail!("the index of this store has {kept} shards, not {shards}; {}", remedy(kept, shards));
     }
-    let kept = kept.unwrap_or_default();
-    if *kept != *shards.to_string().as_bytes() {
-        let kept = String::from_utf8_lossy(&kept);
-        bail!(
-            "the index of this store has {kept} shards, not {shards}; give --shards {kept}, or `e2llm reshard --from {kept} --to {shards}`"
-        );
+    Ok(())
+}
+
+fn remedy(kept: u32, shards: u32) -> String {
+    match shards {
+        // What a command opens by itself.
+        1 => format!("serve it with --shards {kept} and name the services with --server"),
+        _ => format!("give --shards {kept}, or change it: e2llm reshard --from {kept} --to {shards}"),
+    }
+}
+
+/// Fails unless a store's index has one of two numbers of shards: that before, or that after a change that has ended.
+pub(crate) async fn check_change(store: &Store, (from, to): (u32, u32)) -> Result<()> {
+    let kept = noted_shards(store).await?.unwrap_or(1);
+    if kept != from && kept != to {
+        bail!("the index of this store has {kept} shards, not {from}; give --from {kept}");
     }
     Ok(())
 }
 
 /// Notes that a store's index has another number of shards now.
 pub(crate) async fn change_shards(store: &Store, shards: u32) -> Result<()> {
-    store.delete(SHARDS).await?;
-    // An index of another number that starts right now and notes its own cannot open its log, which is closed.
-    let _ = store.create(SHARDS, shards.to_string().into_bytes()).await?;
+    if noted_shards(store).await? != Some(shards) {
+        let last = notes(store).await?.pop_last();
+        note_shards(store, last.unwrap_or_default() + 1, shards).await?;
+    }
     keep_shards(store, shards).await
+}
+
+/// The numbers of all notes; the last one holds.
+async fn notes(store: &Store) -> Result<BTreeSet<u64>> {
+    let paths = store.list(SHARDS).await?;
+    Ok(paths.iter().filter_map(|path| path.rsplit('/').next()?.parse().ok()).collect())
+}
+
+async fn noted_shards(store: &Store) -> Result<Option<u32>> {
+    let Some(last) = notes(store).await?.pop_last() else { return Ok(None) };
+    let path = note(last);
+    let text = store.get(&path).await?.unwrap_or_default();
+    let number = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
+    number.map(Some).with_context(|| format!("{path} in the store is damaged: it holds no number of shards"))
+}
+
+async fn note_shards(store: &Store, number: u64, shards: u32) -> Result<()> {
+    let _ = store.create(&note(number), shards.to_string().into_bytes()).await?;
+    Ok(())
+}
+
+fn note(number: u64) -> String {
+    format!("{SHARDS}/{number:08}")
 }
 
 /// The bundle with its weights on this machine; fetches them when they are absent.

@@ -160,6 +160,10 @@ impl Committer {
 
     async fn write(&mut self, changes: &[Change]) -> Result<Written, IndexError> {
         let live = self.live().await?;
+        if live.check_owns().is_err() {
+            // It may have been handed back since.
+            self.refresh().await?;
+        }
         loop {
             live.check_owns()?;
             match self.log.append(live.position(), changes).await? {

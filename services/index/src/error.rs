@@ -68,9 +68,10 @@ impl IndexError {
     /// The code for programs.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::InUse { .. } | Self::View(_) | Self::Down(_) | Self::HandedOver { .. } => ErrorCode::Unavailable,
+            Self::InUse { .. } | Self::View(_) | Self::Down(_) => ErrorCode::Unavailable,
             Self::Directory { .. } => ErrorCode::Unreadable,
-            Self::DiskFull { .. } | Self::Overloaded { .. } => ErrorCode::ResourceExhausted,
+            // For a while nothing can be committed: workers wait as they do for space.
+            Self::DiskFull { .. } | Self::Overloaded { .. } | Self::HandedOver { .. } => ErrorCode::ResourceExhausted,
             Self::Refused { code, .. } => *code,
             Self::Log(error) => error.code(),
         }

@@ -142,6 +142,7 @@ impl IndexService {
         let turn = self.collecting.clone().try_lock_owned();
         let turn = turn.map_err(|_| IndexError::Down("collecting garbage already"))?;
         self.refresh().await?;
+        self.shared.live()?.check_owns()?;
         self.administer(Admin::TrackCommits).await?;
         let now = self.clock.now();
         let found = Plan::make(self, &options, now, &progress).await;

@@ -48,7 +48,19 @@ impl Live {
 
     /// Notes what the last manifest says about who has the documents.
     pub(crate) fn ends_with(&self, manifest: &Manifest) {
-        *self.handed_over.write() = manifest.hand_over();
+        let now = manifest.hand_over();
+        let before = std::mem::replace(&mut *self.handed_over.write(), now);
+        if let Some(shards) = now.filter(|_| before != now) {
+            warn!(manifest = manifest.position.number, "{}", IndexError::HandedOver { shards });
+        }
+    }
+
+    /// Fails while the log is being written from other shards': some documents are not there yet.
+    pub(crate) fn check_complete(&self) -> Result<(), IndexError> {
+        match *self.handed_over.read() {
+            Some(0) => Err(IndexError::HandedOver { shards: 0 }),
+            _ => Ok(()),
+        }
     }
 
     /// Fails if the documents belong to other shards.

@@ -132,7 +132,15 @@ async fn is_due(old: &[ManifestLog], new: &[ManifestLog], to: u32) -> Result<boo
     }
     let mut open = 0;
     for log in new {
-        open += usize::from(state(log).await? == State::Open);
+        match state(log).await? {
+            State::Open => open += 1,
+            // What was begun closed all new logs before it closed an old one.
+            State::HandedOver(0) => {}
+            State::Empty if !is_begun => {}
+            State::HandedOver(_) if !is_begun => {}
+            State::Empty => return Err(IndexError::invalid(format!("{} is gone; restore it", log.path(1)))),
+            State::HandedOver(shards) => return Err(IndexError::HandedOver { shards }),
+        }
     }
     if open > 0 && !is_begun {
         return Err(IndexError::invalid(format!(
@@ -144,14 +152,17 @@ async fn is_due(old: &[ManifestLog], new: &[ManifestLog], to: u32) -> Result<boo
 
 /// Ends an old log, whoever else writes to it.
 async fn close(log: &ManifestLog, to: u32) -> Result<(), IndexError> {
+    let mut last = log.last().await?;
     loop {
-        let last = log.last().await?;
-        if last.as_ref().is_some_and(|last| last.hand_over() == Some(to)) {
-            return Ok(());
+        match last.as_ref().and_then(Manifest::hand_over) {
+            Some(shards) if shards == to => return Ok(()),
+            Some(shards) => return Err(IndexError::HandedOver { shards }),
+            None => {}
         }
         let position = last.map_or(Position::default(), |last| last.position);
-        if let Append::Mine(_) = log.append(position, &[Change::HandOver { shards: to }]).await? {
-            return Ok(());
+        match log.append(position, &[Change::HandOver { shards: to }]).await? {
+            Append::Mine(_) => return Ok(()),
+            Append::Theirs(theirs) => last = Some(theirs),
         }
     }
 }
@@ -200,11 +211,14 @@ async fn move_document(
         return Ok(());
     }
     records.sort_by(|a, b| age(a).cmp(&age(b)));
-    for (number, record) in records.into_iter().enumerate() {
-        if number > 0 {
-            // Which of a document's records is newest follows from the manifests they came with.
+    let mut before: Option<(u64, String)> = None;
+    for record in records {
+        // Which of a document's records is newest follows from their manifests; in one manifest, from these two.
+        let own = (record.encoded_unix_ms, record.fingerprint.clone());
+        if before.is_some_and(|before| before > own) {
             writer.flush().await?;
         }
+        before = Some(own);
         writer.put(record).await?;
     }
     Ok(())

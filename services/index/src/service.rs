@@ -189,6 +189,7 @@ impl IndexService {
         work: impl FnOnce(&Live) -> Result<T, IndexError> + Send + 'static,
     ) -> Result<T, IndexError> {
         let live = self.shared.live().inspect_err(|_| self.ask_reopen())?;
+        live.check_complete()?;
         let answer = blocking(move || work(&live)).await;
         if let Err(IndexError::View(_)) = &answer {
             self.shared.suspect();

@@ -71,7 +71,7 @@ impl System {
             expand_positions: Some(expand),
             ..reading(Reading::Soft, Some(most))
         };
-        // Raw text takes the place of soft tokens, so that no more than this is used there.
+        // With raw text behind soft tokens no more than this is used.
         let equal = Some(most.min(soft.saturating_add(expand)));
         match self {
             Self::Soft => soft_and_text(0),

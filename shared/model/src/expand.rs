@@ -77,6 +77,10 @@ pub fn for_summary(chunks: &[Candidate<'_>], budget: Budget, cost: TextCost<'_>)
     let mut forms = vec![Form::default(); chunks.len()];
     let centrality = centrality(chunks);
     let order = diverse_order(chunks, &centrality, budget.expand_chunks);
+    // A window is made of chunks whose soft tokens fit: raw text is what there is room for beside them.
+    let soft: usize = chunks.iter().map(|chunk| chunk.soft_tokens).sum();
+    let room = budget.positions.saturating_sub(soft);
+    let budget = Budget { expand_positions: budget.expand_positions.min(room), ..budget };
     let left = expand(&order, &centrality, budget, cost, &mut forms);
     let reading: Vec<usize> = (0..chunks.len()).collect();
     fill_soft(chunks, &reading, left, &mut forms);
@@ -263,6 +267,12 @@ mod tests {
         assert!(text.contains(&0) && text.len() == 2, "{forms:?}");
         assert!(!text.contains(&3), "the chunk most like the opening");
         assert_eq!(soft, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_summary_leaves_out_raw_text_before_soft_tokens() {
+        let forms = for_summary(&candidates(), budget(40, 4, 40), &mut |_| Some(16));
+        assert_eq!(shape(&forms), (vec![0], vec![0, 1, 2, 3]));
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Job {
             job_id: self.id.clone(),
             question: question.to_owned(),
             generate: Some(GenerateOptions { max_tokens: 6, ..Default::default() }),
-            // Some raw text among the soft tokens, and few positions, so that many runs cost little.
+            // Some raw text behind the soft tokens, and few positions, so that many runs cost little.
             context: Some(ContextOptions {
                 max_positions: Some(128),
                 expand_chunks: Some(1),

@@ -18,6 +18,7 @@ mod report;
 
 use crate::app::App;
 use crate::cli::DoctorArgs;
+use crate::local::keep_shards;
 use report::Report;
 
 /// How long to wait for whoever uses the store.
@@ -48,6 +49,8 @@ async fn work(app: &App, repair: bool, report: &mut Report) -> Result<()> {
 async fn examine(app: &App, repair: bool, report: &mut Report) -> Result<BTreeSet<BlobName>> {
     must_exist(&app.settings.store)?;
     let store = Store::open(&app.settings.store).await?;
+    // Before anything is set aside: of an index of several shards it could not tell what is needed.
+    keep_shards(&store, 1).await?;
     let _lock = store.lock_exclusive(LOCK_WAIT).await?;
     let sound = check_objects(&store, repair, report).await?;
     let index = IndexService::open(store.clone(), &app.settings.index_dir(&store)?, DEFAULT_SHARD).await?;

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::doctor::must_exist;
 use crate::app::App;
 use crate::cli::ReshardArgs;
-use crate::local::change_shards;
+use crate::local::{change_shards, check_change};
 use crate::output::print_line;
 use crate::progress::Meter;
 use crate::render::count;
@@ -22,6 +22,7 @@ pub(crate) async fn run(app: &App, args: &ReshardArgs) -> Result<ExitCode> {
     }
     must_exist(&settings.store)?;
     let store = Store::open(&settings.store).await?;
+    check_change(&store, (args.from, args.to)).await?;
     // Views that are needed once; those of an attempt that was stopped are of use to the next.
     let directory = settings.index_dir(&store)?.join("reshard");
     let mut meter = Meter::start("reshard", "records", settings.quiet);

@@ -27,10 +27,10 @@ pub(crate) struct SynthesizeArgs {
     #[arg(long, value_name = "FILE")]
     haystack: PathBuf,
     /// What to make: niah_single, niah_multikey, niah_multivalue, niah_multiquery, unanswerable, variable_tracking, common_words, qa; or
-    /// one of RULER's, such as niah_multikey_3 or vt
+    /// one of RULER's, such as niah_multikey_3, vt or, where both have the name, ruler:niah_multivalue
     #[arg(long, value_name = "TASK", value_delimiter = ',', required = true)]
     tasks: Vec<Made>,
-    /// Questions that a passage answers, for qa_1: SQuAD's, or tasks that `data prepare` made of them or of abbreviations
+    /// Questions that a passage answers, for qa_1: tasks such as `data prepare abbreviations` makes
     #[arg(long, value_name = "FILE")]
     questions: Option<PathBuf>,
     /// Lengths of contexts in decoder tokens; each is met within 5 % and never exceeded
@@ -83,7 +83,10 @@ impl FromStr for Made {
     type Err = DataError;
 
     fn from_str(name: &str) -> Result<Self, DataError> {
-        name.parse().map(Self::Ruler).or_else(|_| name.parse().map(Self::Own))
+        if let Some(name) = name.strip_prefix("ruler:") {
+            return name.parse().map(Self::Ruler);
+        }
+        name.parse().map(Self::Own).or_else(|error| name.parse().map(Self::Ruler).map_err(|_| error))
     }
 }
 

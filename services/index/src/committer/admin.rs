@@ -154,7 +154,7 @@ impl Committer {
         }
     }
 
-    async fn refresh(&mut self) -> Result<u64, IndexError> {
+    pub(super) async fn refresh(&mut self) -> Result<u64, IndexError> {
         self.guard.lose_track();
         let live = self.live().await?;
         let head = Extent::of(&self.log).await?.head();

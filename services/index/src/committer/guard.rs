@@ -113,6 +113,7 @@ impl Committer {
         let Tracking::On(committed) = &self.guard.tracking else {
             return Err(IndexError::Down("no longer sure of what it found unused, its view was opened again"));
         };
+        self.check_still_owns().await?;
         let store = self.log.store();
         let (now, min_age) = (batch.now, batch.min_age);
         let judge = |name: ObjectName| async move {
@@ -133,6 +134,22 @@ impl Committer {
         }
         self.log.store().delete_all(&doomed).await?;
         Ok(outcomes)
+    }
+}
+
+impl Committer {
+    /// Fails if the documents were handed over: other shards may use what this one does not know.
+    async fn check_still_owns(&self) -> Result<(), IndexError> {
+        let live = self.shared.live()?;
+        live.check_owns()?;
+        let mut number = live.position().number + 1;
+        while let Some(manifest) = self.log.read(number).await? {
+            if let Some(shards) = manifest.hand_over() {
+                return Err(IndexError::HandedOver { shards });
+            }
+            number += 1;
+        }
+        Ok(())
     }
 }
 

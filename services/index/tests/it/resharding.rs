@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use e2llm_api::v1::index_server::Index;
 use e2llm_api::v1::{self, DocRecord, Summary};
-use e2llm_index::{IndexError, IndexOptions, IndexService, Shard, reshard};
+use e2llm_index::{GarbageOptions, HeldTexts, IndexError, IndexOptions, IndexService, Shard, reshard};
 use e2llm_store::Store;
 use tonic::Request;
 
 use super::child::{ROOT, spawn};
-use super::support::{COLLECTION, FINGERPRINT, Site, all, commit, delete, get, record};
+use super::support::{COLLECTION, FINGERPRINT, Site, all, commit, delete, get, record, stored};
 
 /// The newest fingerprint of each document, with its summary's text.
 type Documents = BTreeMap<String, (String, Option<String>)>;
@@ -141,6 +141,35 @@ async fn what_would_lose_documents_is_refused() {
     move_to(&site, (1, 3)).await.unwrap();
     assert_eq!(move_to(&site, (1, 3)).await.unwrap(), 0, "it is done already");
     assert!(refused((1, 4)).await.contains("index of 3 shards now"));
+    move_to(&site, (3, 4)).await.unwrap();
+    assert!(refused((1, 3)).await.contains("index of 4 shards now"), "an old command must not bring back what was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_is_not_collected_by_an_index_that_was_handed_over() {
+    let site = Site::new();
+    let (whole, store) = (site.open().await, site.store().await);
+    let unused = stored(&store, "unused", "It is in no record of this index.").await;
+    let run = whole.find_garbage(GarbageOptions::default()).await.unwrap();
+    commit(&whole, vec![record("a")]).await.unwrap();
+    move_to(&site, (1, 3)).await.unwrap();
+    let swept = run.sweep(HeldTexts::default()).await.map(drop).unwrap_err();
+    assert_eq!(swept, IndexError::HandedOver { shards: 3 });
+    assert_eq!(store.get_text(&unused.text_hash).await.unwrap(), "It is in no record of this index.");
+    let refused = whole.find_garbage(GarbageOptions::default()).await.map(drop).unwrap_err();
+    assert_eq!(refused, IndexError::HandedOver { shards: 3 });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_was_never_stopped_goes_on_when_it_gets_its_documents_back() {
+    let site = Site::new();
+    let whole = shards(&site, 1).await;
+    commit(&whole[0], vec![record("a")]).await.unwrap();
+    move_to(&site, (1, 3)).await.unwrap();
+    commit(&whole[0], vec![record("b")]).await.unwrap_err();
+    move_to(&site, (3, 1)).await.unwrap();
+    commit(&whole[0], vec![record("b")]).await.unwrap();
+    assert_eq!(all(&whole[0]).await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use e2llm_model::AdapterForm;
 
-use super::{Features, Recipe, Stage, Start};
+use super::{DecoderMode, Features, Recipe, Stage, Start};
 
 impl Recipe {
     pub(super) fn problem(&self) -> Option<String> {
@@ -23,8 +23,11 @@ impl Recipe {
         if self.ratio == 0 || self.chunk_tokens == 0 || self.lora_rank == 0 || zero_rank {
             return Some("ratio, chunk_tokens, lora_rank and encoder_lora.rank must be at least 1");
         }
-        if self.start == Start::Bundle && (self.pretrain.is_some() || self.features != Features::Encoder) {
-            return Some("a recipe that starts from a bundle has no pretraining, and features: encoder");
+        let is_new = self.pretrain.is_some() || self.features != Features::Encoder || self.decoder == DecoderMode::Full;
+        if self.start == Start::Bundle && is_new {
+            return Some(
+                "a recipe that starts from a bundle has no pretraining, features: encoder, and no decoder: full",
+            );
         }
         if self.stages.is_empty() {
             return Some("there is no stage to train");
@@ -121,6 +124,7 @@ stages:
             ("warm_up: 0", "warm_up: 0, encoder: { learning_rate: 1e-4 }", "encoder_lora"),
             ("ratio: 4", "ratio: 4\nordered_heads: true", "gate_heads"),
             ("ratio: 4", "ratio: 4\nstart: bundle\nfeatures: bridge", "features: encoder"),
+            ("ratio: 4", "ratio: 4\nstart: bundle\ndecoder: full", "no decoder: full"),
             ("warm_up: 0", "warm_up: 0, excerpts: [3, 2]", "excerpts as [fewest, most]"),
             (
                 "ratio: 4",

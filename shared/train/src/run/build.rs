@@ -106,9 +106,11 @@ fn bundle_adapter(recipe: &Recipe, ratio: usize, models: &Models) -> Result<(Ada
     let (config, _) = start_adapter(recipe, ratio, models)?;
     let own = &bundle.config;
     let same_shape = AdapterConfig { ratio, embedding_rms: config.embedding_rms, ..own.adapter.clone() } == config;
-    if !same_shape || own.lora != recipe.lora() || own.encoder_lora.is_some() {
+    let same_rest = own.lora == recipe.lora() && own.encoder_lora.is_none() && own.chunk_tokens == recipe.chunk_tokens;
+    if !same_shape || !same_rest {
         return Err(TrainError::Invalid(format!(
-            "recipe: bundle {:?} has another form of adapter, another LoRA or a trained encoder; start: bundle goes on with what it has",
+            "recipe: bundle {:?} has other chunks, another form of adapter, another LoRA or a trained encoder; start: bundle goes on \
+             with what it has",
             own.name
         )));
     }

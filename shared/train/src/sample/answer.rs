@@ -30,9 +30,10 @@ impl Sampler {
             return Ok(None);
         }
         let texts: Vec<&str> = chunks.iter().map(|chunk| chunk.text).collect();
-        let parts = self.with_excerpts(&texts, self.nearest(&chunks, &task.prompt, rng))?;
+        let question = task.prompt.strip_prefix(&prompt::question(""));
+        let parts = self.with_excerpts(&texts, self.nearest(&chunks, question.unwrap_or(&task.prompt), rng))?;
         // A question varies in its wording; any other instruction is what it says.
-        match task.prompt.strip_prefix(&prompt::question("")) {
+        match question {
             Some(question) => {
                 let wordings = prompt::question_wordings(question);
                 self.compose(Objective::Answer, wording(&wordings, rng), parts, &task.answer)
