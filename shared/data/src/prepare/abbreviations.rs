@@ -51,8 +51,8 @@ fn questions(document: &PlainLine, wording: fn(&str) -> String) -> Vec<TaskLine>
         let id = format!("{}:{short}", document.id);
         let question = format!("What does {short} stand for?");
         let line = asked(id, paragraph.to_owned(), wording, &question, vec![long.to_owned()]);
-        let evidence = vec![end - long.len()..end + short.len() + 3];
-        tasks.push(TaskLine { evidence, ..line });
+        let introduction = end - long.len()..end + short.len() + 3;
+        tasks.push(TaskLine { evidence: std::iter::once(introduction).collect(), ..line });
         if tasks.len() == PER_DOCUMENT {
             break;
         }
