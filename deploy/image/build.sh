@@ -33,6 +33,9 @@ buildah config --user 65532:65532 --env HOME=/home/e2llm --env E2LLM_CACHE=/cach
 buildah commit --quiet --rm --timestamp "$seconds" --format oci "$image" "$tag" >/dev/null
 echo "$tag $(buildah inspect --type image --format '{{.FromImageDigest}}' "$tag")"
 if [ -n "$sbom" ]; then
-    cargo cyclonedx --format json --target all --override-filename "$(basename "${sbom%.json}")" --manifest-path services/e2llm/Cargo.toml
-    mv "services/e2llm/$(basename "$sbom")" "$sbom"
+    # It writes one beside every manifest of the workspace.
+    cargo cyclonedx --format json --target all --override-filename e2llm-sbom --manifest-path services/e2llm/Cargo.toml
+    mv services/e2llm/e2llm-sbom.json "$work/sbom.json"
+    find services shared tests -name e2llm-sbom.json -delete
+    mv "$work/sbom.json" "$sbom"
 fi
