@@ -10,6 +10,9 @@ use e2llm_model::prompt::BETWEEN;
 use crate::document::{ChunkRef, LoadedDocument};
 use crate::error::DecodeError;
 
+/// What a sentence may end with.
+const SENTENCE_ENDS: [char; 3] = ['.', '!', '?'];
+
 /// The documents of a request, and how they are read.
 #[derive(Debug)]
 pub(crate) struct Material {
@@ -85,7 +88,9 @@ impl Material {
         let forms = match purpose {
             Purpose::Question { vector, text } => {
                 let scores = relevance(&candidates, vector, &self.lexical_scores(chunks, text));
-                for_question(&candidates, &scores, &|index| self.comes_first(chunks[index]), self.budget, &mut cost)
+                let comes_first = |index: usize| self.comes_first(chunks[index]);
+                let goes_on = |index: usize| self.goes_on(chunks, index);
+                for_question(&candidates, &scores, &comes_first, &goes_on, self.budget, &mut cost)
             }
             Purpose::Summary => for_summary(&candidates, self.budget, &mut cost),
         };
@@ -104,6 +109,17 @@ impl Material {
     fn comes_first(&self, (document, chunk): Chunk) -> bool {
         let own = self.documents[document].range(chunk);
         self.expand_first.iter().any(|range| (own.start as u64) < range.end && range.start < own.end as u64)
+    }
+
+    /// Whether the sentence that a chunk ends with goes on in the next one.
+    fn goes_on(&self, chunks: &[Chunk], index: usize) -> bool {
+        let (Some(&(document, chunk)), Some(&(next, _))) = (chunks.get(index), chunks.get(index + 1)) else {
+            return false;
+        };
+        let document_of = &self.documents[document];
+        let is_open = |text: &str| !text.ends_with(SENTENCE_ENDS);
+        let gap = document_of.gap(&document_of.range(chunk));
+        document == next && !gap.contains('\n') && document_of.text(chunk).is_some_and(is_open)
     }
 
     /// Raw text without soft tokens.
@@ -141,7 +157,7 @@ impl Material {
                     }
                     Purpose::Summary => None,
                 };
-                retrieved(&candidates, scores, positions, &mut cost)
+                retrieved(&candidates, scores, &|index| self.goes_on(chunks, index), positions, &mut cost)
             }
             Reading::Opening => opening(count, positions, &mut cost),
             Reading::Full => ends(count, positions, &mut cost),

@@ -68,7 +68,7 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     max_positions: u32,
     /// Chunks that expansion reads as raw text
-    #[arg(long, value_name = "M", default_value_t = 6)]
+    #[arg(long, value_name = "M", default_value_t = 12)]
     expand: u32,
     /// Most decoder positions for those
     #[arg(long, value_name = "N", default_value_t = 768)]

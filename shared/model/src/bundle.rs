@@ -71,7 +71,7 @@ impl Default for Defaults {
     fn default() -> Self {
         Self {
             max_positions: 2_048,
-            expand_chunks: 6,
+            expand_chunks: 12,
             expand_positions: 768,
             answer_tokens: 128,
             summary_tokens: 128,

@@ -20,6 +20,9 @@ pub struct Candidate<'a> {
 /// not to be had, so it stays compressed.
 pub type TextCost<'a> = &'a mut dyn FnMut(usize) -> Option<usize>;
 
+/// Whether a chunk's last sentence goes on in the next chunk, by its index.
+pub type GoesOn<'a> = &'a dyn Fn(usize) -> bool;
+
 /// Limits of one prompt window, in decoder positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
@@ -55,20 +58,39 @@ pub fn relevance(chunks: &[Candidate<'_>], question: &[f32], lexical: &[f32]) ->
 }
 
 /// For a question: raw text of the chunks of highest score, and soft tokens of all, those of highest score first when not
-/// all fit. Chunks that `comes_first` names by their index go before all others.
+/// all fit. Chunks that `comes_first` names by their index go before all others. A sentence that was cut brings the chunk with its
+/// other part along.
 pub fn for_question(
     chunks: &[Candidate<'_>],
     scores: &[f32],
     comes_first: &dyn Fn(usize) -> bool,
+    goes_on: GoesOn<'_>,
     budget: Budget,
     cost: TextCost<'_>,
 ) -> Vec<Form> {
     let mut order = descending(scores);
     order.sort_by_key(|index| !comes_first(*index));
     let mut forms = vec![Form::default(); chunks.len()];
-    let left = expand(&order, scores, budget, cost, &mut forms);
+    let whole = with_other_parts(&order, goes_on);
+    let left = expand(&whole, scores, budget, cost, &mut forms);
     fill_soft(chunks, &order, left, &mut forms);
     forms
+}
+
+/// The order in which every chunk is followed by those that its first and last sentence have their other parts in.
+fn with_other_parts(order: &[usize], goes_on: GoesOn<'_>) -> Vec<usize> {
+    let mut is_taken = vec![false; order.len()];
+    let mut whole = Vec::with_capacity(order.len());
+    for &index in order {
+        let before = index.checked_sub(1).filter(|before| goes_on(*before));
+        let after = Some(index + 1).filter(|after| *after < order.len() && goes_on(index));
+        for index in [Some(index), after, before].into_iter().flatten() {
+            if !std::mem::replace(&mut is_taken[index], true) {
+                whole.push(index);
+            }
+        }
+    }
+    whole
 }
 
 /// For a summary: raw text of the opening and of central, mutually different chunks; soft tokens of all in document order as
@@ -99,16 +121,17 @@ fn centrality(chunks: &[Candidate<'_>]) -> Vec<f32> {
 }
 
 /// Raw text alone, of the chunks whose `scores` for a question are highest, or of central and mutually different ones
-/// without one, while it fits: what retrieval without soft tokens would read.
+/// without one, while it fits: what retrieval without soft tokens would read. Cut sentences as in [`for_question`].
 pub fn retrieved(
     chunks: &[Candidate<'_>],
     scores: Option<Vec<f32>>,
+    goes_on: GoesOn<'_>,
     positions: usize,
     cost: TextCost<'_>,
 ) -> Vec<Form> {
     let mut forms = vec![Form::default(); chunks.len()];
     let (order, scores) = match scores {
-        Some(scores) => (descending(&scores), scores),
+        Some(scores) => (with_other_parts(&descending(&scores), goes_on), scores),
         None => {
             let centrality = centrality(chunks);
             // More than fit are not worth ordering: it takes time quadratic in their number.
@@ -228,7 +251,7 @@ mod tests {
 
     fn asked(question: &[f32], named: &[usize], budget: Budget) -> Vec<Form> {
         let scores = relevance(&candidates(), question, &[]);
-        for_question(&candidates(), &scores, &|index| named.contains(&index), budget, &mut |_| Some(16))
+        for_question(&candidates(), &scores, &|index| named.contains(&index), &|_| false, budget, &mut |_| Some(16))
     }
 
     #[test]
@@ -236,6 +259,19 @@ mod tests {
         let forms = asked(&[0.0, 1.0], &[], budget(100, 2, 100));
         assert_eq!(shape(&forms), (vec![1, 2], vec![0, 1, 2, 3]));
         assert_eq!((forms[1].text, forms[2].text), (Some(1.0), Some(0.8)));
+    }
+
+    #[test]
+    fn a_cut_sentence_brings_its_other_part_along() {
+        assert_eq!(with_other_parts(&[2, 0, 3, 1], &|index| index == 2), [2, 3, 0, 1]);
+        assert_eq!(with_other_parts(&[2, 0, 3, 1], &|index| index == 1), [2, 1, 0, 3]);
+        let scores = relevance(&candidates(), &[0.0, 1.0], &[]);
+        let forms =
+            for_question(&candidates(), &scores, &|_| false, &|index| index == 0, budget(100, 2, 100), &mut |_| {
+                Some(16)
+            });
+        assert_eq!(shape(&forms).0, [0, 1]);
+        assert_eq!(with_other_parts(&[0], &|_| true), [0], "there is no next one");
     }
 
     #[test]
@@ -279,18 +315,18 @@ mod tests {
     fn a_chunk_without_text_stays_compressed() {
         let scores = relevance(&candidates(), &[0.0, 1.0], &[]);
         let mut cost = |index| (index != 1).then_some(16);
-        let forms = for_question(&candidates(), &scores, &|_| false, budget(100, 2, 100), &mut cost);
+        let forms = for_question(&candidates(), &scores, &|_| false, &|_| false, budget(100, 2, 100), &mut cost);
         assert_eq!(shape(&forms), (vec![2], vec![0, 1, 2, 3]));
     }
 
     #[test]
     fn retrieval_takes_the_nearest_chunks_and_nothing_else() {
         let scores = relevance(&candidates(), &[0.0, 1.0], &[]);
-        let forms = retrieved(&candidates(), Some(scores), 40, &mut |_| Some(16));
+        let forms = retrieved(&candidates(), Some(scores), &|_| false, 40, &mut |_| Some(16));
         assert_eq!(shape(&forms), (vec![1, 2], vec![]));
-        let central = retrieved(&candidates(), None, 20, &mut |_| Some(16));
+        let central = retrieved(&candidates(), None, &|_| false, 20, &mut |_| Some(16));
         assert_eq!(shape(&central), (vec![0], vec![]));
-        assert_eq!(retrieved(&[], None, 20, &mut |_| Some(16)), []);
+        assert_eq!(retrieved(&[], None, &|_| false, 20, &mut |_| Some(16)), []);
     }
 
     #[test]
