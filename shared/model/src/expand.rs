@@ -43,6 +43,8 @@ pub struct Form {
     pub text: Option<f32>,
 }
 
+/// Raw text gives way to the soft tokens of all chunks as long as it keeps so much of the positions, as a divisor.
+const LEAST_TEXT: usize = 4;
 /// Share of a summary candidate's score that likeness to chunks already taken costs.
 const DIVERSITY: f32 = 0.5;
 /// Most chunks that are chosen to be central and mutually different.
@@ -72,7 +74,16 @@ pub fn for_question(
     order.sort_by_key(|index| !comes_first(*index));
     let mut forms = vec![Form::default(); chunks.len()];
     let whole = with_other_parts(&order, goes_on);
-    let left = expand(&whole, scores, budget, cost, &mut forms);
+    let beside = beside_all_soft(chunks, budget);
+    let is_enough = beside.expand_positions >= (budget.positions / LEAST_TEXT).min(budget.expand_positions);
+    let mut left = budget.positions;
+    if is_enough {
+        left = expand(&whole, scores, beside, cost, &mut forms);
+    }
+    if left == budget.positions {
+        // Not all soft tokens will fit: which do depends on the question, and little of an earlier prompt is reused.
+        left = expand(&whole, scores, budget, cost, &mut forms);
+    }
     fill_soft(chunks, &order, left, &mut forms);
     forms
 }
@@ -99,14 +110,18 @@ pub fn for_summary(chunks: &[Candidate<'_>], budget: Budget, cost: TextCost<'_>)
     let mut forms = vec![Form::default(); chunks.len()];
     let centrality = centrality(chunks);
     let order = diverse_order(chunks, &centrality, budget.expand_chunks);
-    // A window is made of chunks whose soft tokens fit: raw text is what there is room for beside them.
-    let soft: usize = chunks.iter().map(|chunk| chunk.soft_tokens).sum();
-    let room = budget.positions.saturating_sub(soft);
-    let budget = Budget { expand_positions: budget.expand_positions.min(room), ..budget };
-    let left = expand(&order, &centrality, budget, cost, &mut forms);
+    // A window is made of chunks whose soft tokens fit.
+    let left = expand(&order, &centrality, beside_all_soft(chunks, budget), cost, &mut forms);
     let reading: Vec<usize> = (0..chunks.len()).collect();
     fill_soft(chunks, &reading, left, &mut forms);
     forms
+}
+
+/// The budget with no more raw text than there is room for beside the soft tokens of all chunks.
+fn beside_all_soft(chunks: &[Candidate<'_>], budget: Budget) -> Budget {
+    let soft: usize = chunks.iter().map(|chunk| chunk.soft_tokens).sum();
+    let room = budget.positions.saturating_sub(soft);
+    Budget { expand_positions: budget.expand_positions.min(room), ..budget }
 }
 
 /// How near each chunk is to the mean of all.
@@ -289,6 +304,14 @@ mod tests {
     #[test]
     fn a_tight_budget_leaves_out_the_soft_tokens_of_the_farthest_chunk() {
         assert_eq!(shape(&asked(&[0.0, 1.0], &[], budget(28, 1, 16))), (vec![1], vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn raw_text_gives_way_as_long_as_it_keeps_a_quarter() {
+        // 16 positions of soft tokens: beside them there is room for two texts of three.
+        assert_eq!(shape(&asked(&[0.0, 1.0], &[], budget(60, 3, 48))), (vec![1, 2], vec![0, 1, 2, 3]));
+        // Beside them there would be room for none.
+        assert_eq!(shape(&asked(&[0.0, 1.0], &[], budget(24, 1, 16))), (vec![1], vec![1, 2]));
     }
 
     #[test]

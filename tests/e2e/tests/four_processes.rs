@@ -242,6 +242,14 @@ fn one_process_serves_the_command_line() {
     let first = answer(client.ask(HARBOUR, &[]));
     assert!(!first.trim().is_empty());
     assert_eq!(answer(client.ask(HARBOUR, &[])), first);
+    // The soft tokens stand first, whatever raw text a question brings along.
+    let asked = ["ask", "How deep is the water?", "--max-tokens", "4", "--id", HARBOUR];
+    let usage = client.json(&asked).succeeded().rows().remove(0)["usage"].clone();
+    let positions = |kind: &str| usage[kind].as_u64().unwrap();
+    assert!(
+        positions("chunks_expanded") > 0 && positions("reused_positions") >= positions("soft_positions"),
+        "{usage}"
+    );
     client.ask("nowhere", &[]).refused(&["nowhere", "encode it first"]);
 
     let second = Workplace::new().json(&["serve", "index", "--listen", service.address()]);

@@ -98,6 +98,8 @@ async fn answer(services: &Services, request: AskRequest, live: bool) -> Result<
                 if live {
                     output::print("\n")?;
                 }
+                // Who leaves before the stream has ended counts as having given up.
+                let _ = events.message().await;
                 return Ok((text, usage));
             }
             None => {
