@@ -249,17 +249,21 @@ impl Sampler {
         Ok(parts)
     }
 
-    /// The first `wanted` chunks with the blanks around them.
+    /// The first `wanted` chunks with the blanks around them, without those that are blank.
     fn chunks<'t>(&self, text: &'t str, wanted: usize) -> Result<Vec<&'t str>> {
+        let chunks = self.cut(text, wanted)?;
+        Ok(chunks.into_iter().filter(|chunk| !trim_blank(chunk).is_empty()).collect())
+    }
+
+    /// The first `wanted` chunks: each begins where the one before ends.
+    fn cut<'t>(&self, text: &'t str, wanted: usize) -> Result<Vec<&'t str>> {
         let mut end = text.len().min(wanted.saturating_add(1).saturating_mul(BYTES_PER_CHUNK));
         while !text.is_char_boundary(end) {
             end -= 1;
         }
         let window = &text[..end];
         let range = |chunk: e2llm_model::Result<Chunk>| chunk.map(|chunk| &window[chunk.start..chunk.end]);
-        let chunks: Vec<&str> =
-            self.chunker.chunks(window).take(wanted).map(|chunk| Ok(range(chunk)?)).collect::<Result<_>>()?;
-        Ok(chunks.into_iter().filter(|chunk| !trim_blank(chunk).is_empty()).collect())
+        self.chunker.chunks(window).take(wanted).map(|chunk| Ok(range(chunk)?)).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use e2llm_model::chunk::trim_blank;
 use e2llm_model::lexical;
 use e2llm_model::prompt;
 use rand::Rng;
@@ -44,7 +45,7 @@ impl Sampler {
 
     /// All chunks of the context.
     fn marked<'t>(&self, task: &'t Task) -> Result<Vec<Excerpt<'t>>> {
-        let chunks = self.chunks(&task.context, usize::MAX)?;
+        let chunks = self.cut(&task.context, usize::MAX)?;
         let answer = task.answer.trim();
         let evidence: Vec<Range<usize>> = match task.evidence.as_slice() {
             [] => task.context.find(answer).map(|at| at..at + answer.len()).into_iter().collect(),
@@ -56,7 +57,8 @@ impl Sampler {
             start = own.end;
             Excerpt { text, is_evidence: evidence.iter().any(|range| range.start < own.end && own.start < range.end) }
         };
-        Ok(chunks.into_iter().map(mark).collect())
+        let marked = chunks.into_iter().map(mark);
+        Ok(marked.filter(|chunk| !trim_blank(chunk.text).is_empty()).collect())
     }
 
     /// The chunks that become raw text: nearly all that hold evidence, then those with most of the question's words, as in serving.
