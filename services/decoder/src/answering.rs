@@ -287,7 +287,8 @@ impl Answering {
             }
         };
         let documents = self.documents(request, with_text).await?;
-        Ok(Material { documents, donor, reading, expand_first: context.first_ranges(), budget })
+        let max_windows = context.max_windows.map(|most| most as usize);
+        Ok(Material { documents, donor, reading, expand_first: context.first_ranges(), budget, max_windows })
     }
 
     /// The layout for a question. Where nothing depends on it, the encoder is not asked for its vector.

@@ -104,18 +104,27 @@ impl Answering {
     }
 }
 
-/// Consecutive chunks whose soft tokens fit the budget beside the raw text. Raw text alone is read in one window.
+/// Consecutive chunks whose soft tokens fit the budget beside the raw text, or as many runs of them as there may be windows. Raw
+/// text alone is read in one window.
 fn windows(material: &Material) -> Vec<Vec<Chunk>> {
     let chunks = material.chunks();
     if !matches!(material.reading, Reading::Unspecified | Reading::Soft) {
         return vec![chunks];
     }
+    let fitting = fitting(material, &chunks);
+    match material.max_windows.filter(|most| *most < fitting.len()) {
+        Some(most) => chunks.chunks(chunks.len().div_ceil(most).max(1)).map(<[Chunk]>::to_vec).collect(),
+        None => fitting,
+    }
+}
+
+fn fitting(material: &Material, chunks: &[Chunk]) -> Vec<Vec<Chunk>> {
     let budget = material.budget;
     let text = if budget.expand_chunks == 0 { 0 } else { budget.expand_positions };
     let room = budget.positions.saturating_sub(text).max(budget.positions / 4);
     let mut windows = vec![Vec::new()];
     let mut used = 0;
-    for chunk in chunks {
+    for &chunk in chunks {
         let cost = material.soft_tokens(chunk);
         if used + cost > room && used > 0 {
             windows.push(Vec::new());

@@ -18,6 +18,29 @@ const BUNDLE_JSON: &str = include_str!("../../../shared/bundles/minilm-smollm2/b
 const ADAPTER: &[u8] = include_bytes!("../../../shared/bundles/minilm-smollm2/adapter.safetensors");
 const LORA: &[u8] = include_bytes!("../../../shared/bundles/minilm-smollm2/lora.safetensors");
 
+/// Encoder and decoder other than the bundle's.
+#[derive(Debug, Default)]
+pub(crate) struct Pair {
+    /// A name of the catalogue, a model-hub id or a directory; none: the bundle's.
+    pub(crate) encoder: Option<String>,
+    /// The same.
+    pub(crate) decoder: Option<String>,
+}
+
+impl Pair {
+    /// Whether a bundle's adapter cannot be used with it.
+    pub(crate) fn is_other(&self) -> bool {
+        self.encoder.is_some() || self.decoder.is_some()
+    }
+
+    /// What a bundle of it is called: the last parts of both names.
+    fn name(&self) -> Option<String> {
+        let last = |model: &String| model.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_lowercase();
+        let parts: Vec<String> = self.encoder.iter().chain(&self.decoder).map(last).collect();
+        (!parts.is_empty()).then(|| parts.join("-").replace(['@', ':'], "-"))
+    }
+}
+
 /// A bundle with the weights it needs on this machine.
 pub(crate) struct LocalBundle {
     pub(crate) bundle: Bundle,
@@ -32,7 +55,12 @@ pub(crate) struct LocalBundle {
 impl LocalBundle {
     /// Finds the bundle of `settings` and fetches its weights when they are absent. Blocks.
     pub(crate) fn prepare(settings: &Settings) -> Result<Self> {
-        let bundle = match &settings.bundle {
+        Self::prepare_pair(settings, &Pair::default())
+    }
+
+    /// The same with other weights, which the bundle's adapter does not fit: for training without it. Blocks.
+    pub(crate) fn prepare_pair(settings: &Settings, pair: &Pair) -> Result<Self> {
+        let mut bundle = match &settings.bundle {
             Some(directory) if Path::new(directory).is_dir() => Bundle::read(Path::new(directory))?,
             Some(name) if name != built_in_name() => {
                 anyhow::bail!(
@@ -42,6 +70,9 @@ impl LocalBundle {
             }
             _ => Bundle::new(BUNDLE_JSON, ADAPTER.to_vec(), Some(LORA.to_vec()))?,
         };
+        bundle.config.name = pair.name().unwrap_or(bundle.config.name);
+        bundle.config.encoder = pair.encoder.clone().unwrap_or(bundle.config.encoder);
+        bundle.config.decoder = pair.decoder.clone().unwrap_or(bundle.config.decoder);
         let fetcher = settings.fetcher()?;
         let encoder = resolve(&fetcher, &bundle.config.encoder)?;
         let decoder = resolve(&fetcher, &bundle.config.decoder)?;

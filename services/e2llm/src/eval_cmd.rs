@@ -73,6 +73,9 @@ pub(crate) struct EvalArgs {
     /// Most decoder positions for those
     #[arg(long, value_name = "N", default_value_t = 768)]
     expand_positions: u32,
+    /// Most prompt windows of a summary from soft tokens, what does not fit them being left out [default: all that are needed]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_windows: Option<u32>,
     #[command(flatten)]
     to: OutputArgs,
 }
@@ -159,6 +162,7 @@ fn questions(args: &EvalArgs, tasks: &Tasks, records: &BTreeMap<String, DocRecor
             expand_chunks: args.expand,
             expand: args.expand_positions,
             soft: record.soft_tokens,
+            windows: args.max_windows,
         };
         let by_kind = if task.line.asks_for_text() { TEXT_TOKENS } else { ANSWER_TOKENS };
         let max_tokens = args.max_tokens.or(task.line.max_tokens).unwrap_or(by_kind);

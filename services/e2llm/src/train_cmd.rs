@@ -1,6 +1,7 @@
 //! `e2llm train`: training of adapters, and the held-out losses that judge them.
 
 mod curve;
+mod held_out;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,17 +11,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use e2llm_decoder::{DecoderSide, Words};
-use e2llm_model::{Bundle, Decoder};
 use e2llm_runtime::Shutdown;
-use e2llm_train::run::{Models, Report, Rhythm, Run, finished, sampler};
-use e2llm_train::{Checkpoint, Corpus, Evaluation, Learned, LocalSession, Objective, ObjectiveLoss, Recipe, evaluate};
+use e2llm_train::run::{Models, Report, Rhythm, Run, finished};
+use e2llm_train::{Checkpoint, Corpus, Objective, ObjectiveLoss, Recipe};
 use serde_json::json;
 
-use crate::bundle::LocalBundle;
+use crate::bundle::{LocalBundle, Pair};
 use crate::output::print_line;
 use crate::progress::Meter;
 use crate::settings::Settings;
 use curve::CurveArgs;
+use held_out::EvaluateArgs;
 
 /// `e2llm train …`
 #[derive(Debug, Args)]
@@ -52,6 +53,12 @@ struct RunArgs {
     /// Documents to measure on while training; the same form
     #[arg(long, value_name = "FILE")]
     held_out: Option<PathBuf>,
+    /// Another encoder than the bundle's: a name of the catalogue, a model-hub id such as org/name@revision, or a directory
+    #[arg(long, value_name = "MODEL")]
+    encoder: Option<String>,
+    /// Another decoder than the bundle's: the same forms
+    #[arg(long, value_name = "MODEL")]
+    decoder: Option<String>,
     /// Directory for checkpoints, curve.jsonl and the finished bundle
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -66,33 +73,11 @@ struct RunArgs {
     evaluate_every: usize,
 }
 
-#[derive(Debug, Args)]
-struct EvaluateArgs {
-    /// Documents: JSON Lines of {"id", "text"}, at least two
-    #[arg(long, value_name = "FILE")]
-    input: PathBuf,
-    /// Passages to measure
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    passages: usize,
-    /// Which passages, and which wrong chunks
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
-    /// Leave out the losses of the untrained decoder
-    #[arg(long)]
-    trained_only: bool,
-    /// Measure the newest checkpoint of a run with this recipe, instead of the bundle in use
-    #[arg(long, value_name = "FILE", requires = "output")]
-    recipe: Option<PathBuf>,
-    /// The --output directory of that run
-    #[arg(long, value_name = "DIR", requires = "recipe")]
-    output: Option<PathBuf>,
-}
-
 /// Runs the command until it ends or shutdown is requested.
 pub(crate) async fn run(args: TrainArgs, settings: &Settings, shutdown: Shutdown) -> Result<()> {
     let settings = settings.clone();
     let work = tokio::task::spawn_blocking(move || match (args.command, args.run) {
-        (Some(TrainCommand::Evaluate(args)), _) => evaluate_held_out(&args, &settings),
+        (Some(TrainCommand::Evaluate(args)), _) => held_out::measure(&args, &settings),
         (Some(TrainCommand::Curve(args)), _) => curve::draw(&args),
         (None, Some(args)) => train(&args, &settings),
         (None, None) => bail!("nothing to train; give --recipe, --input and --output, or `train evaluate`"),
@@ -103,12 +88,13 @@ pub(crate) async fn run(args: TrainArgs, settings: &Settings, shutdown: Shutdown
     }
 }
 
-/// The models of the bundle in use, the decoder expanded and without LoRA.
-fn models(bundle: &LocalBundle) -> Result<Models> {
-    let DecoderSide { decoder, words } = bundle.decoder_side()?;
+/// The models in use, the decoder expanded and without LoRA; no bundle to start from where the pair is another than its own.
+fn models(local: &LocalBundle, pair: &Pair) -> Result<Models> {
+    let DecoderSide { decoder, words } = local.decoder_side()?;
     let Words { tokens, frame, pieces, .. } = words;
-    let encoder = Arc::new(bundle.text_encoder()?);
-    Ok(Models { encoder, pieces, decoder, tokens, frame, bundle: Some(bundle.bundle.clone()) })
+    let encoder = Arc::new(local.text_encoder()?);
+    let bundle = (!pair.is_other()).then(|| local.bundle.clone());
+    Ok(Models { encoder, pieces, decoder, tokens, frame, bundle })
 }
 
 fn read_recipe(path: &Path) -> Result<Recipe> {
@@ -128,10 +114,11 @@ fn train(args: &RunArgs, settings: &Settings) -> Result<()> {
     let corpus = Corpus::read_all(&args.input)?;
     corpus.refuse_test()?;
     let held_out = args.held_out.as_deref().map(Corpus::read).transpose()?;
-    let bundle = LocalBundle::prepare(settings)?;
+    let pair = Pair { encoder: args.encoder.clone(), decoder: args.decoder.clone() };
+    let bundle = LocalBundle::prepare_pair(settings, &pair)?;
     let mut log = Log::open(&args.output, settings)?;
     let mut report = |news: Report| log.write(&news);
-    let mut run = Run::start(&recipe, models(&bundle)?, &corpus, held_out.as_ref(), &args.output, &mut report)?;
+    let mut run = Run::start(&recipe, models(&bundle, &pair)?, &corpus, held_out.as_ref(), &args.output, &mut report)?;
     let rhythm = Rhythm {
         save_every: args.save_every.max(1),
         evaluate_every: args.evaluate_every,
@@ -206,86 +193,4 @@ impl Log {
 fn by_objective(losses: &BTreeMap<Objective, ObjectiveLoss>) -> String {
     let each = losses.iter().map(|(objective, own)| format!(", {} {:.2}", objective.as_str(), own.loss));
     each.collect()
-}
-
-/// What is measured, from the bundle in use or from a run's checkpoint.
-struct Subject {
-    chunk_tokens: usize,
-    session: LocalSession,
-    /// The decoder with what it was taught; none where nothing was.
-    taught: Option<Decoder>,
-}
-
-impl Subject {
-    fn of_bundle(bundle: &Bundle, models: &Models) -> Result<Self> {
-        let device = models.encoder.device();
-        let mut encoder = (*models.encoder).clone();
-        bundle.adapt_encoder(&mut encoder, device)?;
-        let mut taught = models.decoder.clone();
-        if let Some(config) = bundle.config.lora {
-            taught.set_lora(&bundle.lora(device)?, config.rank, config.scale)?;
-        }
-        Ok(Self {
-            chunk_tokens: bundle.config.chunk_tokens,
-            session: LocalSession::frozen(Arc::new(encoder), models.pieces.clone(), bundle.adapter(device)?)?,
-            taught: bundle.config.lora.map(|_| taught),
-        })
-    }
-
-    fn of_run(recipe: &Path, output: &Path, models: &Models) -> Result<Self> {
-        let recipe = read_recipe(recipe)?;
-        let learned = Learned::load(&recipe, models, output)?;
-        let mut taught = models.decoder.clone();
-        learned.teach(&mut taught)?;
-        let taught = learned.changes_decoder().then_some(taught);
-        Ok(Self { chunk_tokens: recipe.chunk_tokens, session: learned.session, taught })
-    }
-}
-
-fn evaluate_held_out(args: &EvaluateArgs, settings: &Settings) -> Result<()> {
-    let corpus = Corpus::read(&args.input)?;
-    let local = LocalBundle::prepare(settings)?;
-    let models = models(&local)?;
-    let mut subject = match (&args.recipe, &args.output) {
-        (Some(recipe), Some(output)) => Subject::of_run(recipe, output, &models)?,
-        _ => Subject::of_bundle(&local.bundle, &models)?,
-    };
-    let sampler = sampler(&models, subject.chunk_tokens, 0)?;
-    let mut measure = |decoder| evaluate(&sampler, &corpus, &mut subject.session, decoder, args.passages, args.seed);
-    match &subject.taught {
-        Some(taught) => {
-            let base = if args.trained_only { None } else { Some(measure(&models.decoder)?) };
-            show(settings, &measure(taught)?, base.as_ref())
-        }
-        None => show(settings, &measure(&models.decoder)?, None),
-    }
-}
-
-fn show(settings: &Settings, trained: &Evaluation, base: Option<&Evaluation>) -> Result<()> {
-    if settings.json {
-        let mut line = serde_json::to_value(trained)?;
-        if let Some(base) = base {
-            line["without_lora"] = serde_json::to_value(base)?;
-        }
-        print_line(&line.to_string())?;
-        return Ok(());
-    }
-    print_line(&format!("nats per token over {} passages, {} tokens", trained.samples, trained.tokens))?;
-    print_line("                                right   wrong    none    full     gap")?;
-    for (note, evaluation) in [("", Some(trained)), (" untrained decoder", base)] {
-        let Some(evaluation) = evaluation else { continue };
-        let kinds = [
-            ("reconstruction", Some(&evaluation.reconstruction)),
-            ("continuation", Some(&evaluation.continuation)),
-            ("abstract", evaluation.answers.as_ref()),
-        ];
-        for (name, losses) in kinds.into_iter().filter_map(|(name, losses)| Some((name, losses?))) {
-            let e2llm_train::Losses { right, wrong, none, full, gap, gap_error } = losses;
-            let name = format!("{name}{note}");
-            print_line(&format!(
-                "{name:<29} {right:>7.3} {wrong:>7.3} {none:>7.3} {full:>7.3} {gap:>7.3} ± {gap_error:.3}"
-            ))?;
-        }
-    }
-    Ok(())
 }

@@ -37,6 +37,12 @@ pub struct Outcome {
     pub system: String,
     /// Hash of all that was asked, its name apart: document, instruction, how it is read and how the answer is written.
     pub prompt: String,
+    /// What was asked, as it stood after the document.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instruction: String,
+    /// What a right answer is, or contains.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<String>,
     /// The answer.
     pub prediction: String,
     /// Log-likelihoods of the choices in nats, from A on.
@@ -105,6 +111,12 @@ impl Outcome {
             evidence_read: evidence_read(&task.evidence, &usage),
             system: system.to_owned(),
             prompt,
+            instruction: task.prompt.clone(),
+            references: if task.answers.is_empty() {
+                task.answer.iter().cloned().collect()
+            } else {
+                task.answers.clone()
+            },
             prediction,
             choices,
             score,

@@ -246,6 +246,8 @@ pub(crate) mod tests {
             depth: None,
             evidence_read: None,
             prompt: String::new(),
+            instruction: String::new(),
+            references: Vec::new(),
             system: system.name().to_owned(),
             prediction: String::new(),
             choices: Vec::new(),

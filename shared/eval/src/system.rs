@@ -37,6 +37,8 @@ pub struct Positions {
     pub expand: u32,
     /// Soft tokens of the document.
     pub soft: u32,
+    /// Prompt windows of a summary from soft tokens, at most.
+    pub windows: Option<u32>,
 }
 
 impl System {
@@ -60,7 +62,7 @@ impl System {
 
     /// How the decoder is told; `other` is the id of another document, `evidence` bytes of its own.
     pub fn context(self, positions: Positions, other: &str, evidence: &[Range<usize>]) -> ContextOptions {
-        let Positions { most, expand_chunks, expand, soft } = positions;
+        let Positions { most, expand_chunks, expand, soft, windows } = positions;
         let reading = |reading: Reading, max_positions| ContextOptions {
             max_positions,
             reading: reading.into(),
@@ -69,6 +71,7 @@ impl System {
         let soft_and_text = |expand_chunks| ContextOptions {
             expand_chunks: Some(expand_chunks),
             expand_positions: Some(expand),
+            max_windows: windows,
             ..reading(Reading::Soft, Some(most))
         };
         // With raw text behind soft tokens no more than this is used.
@@ -110,7 +113,7 @@ mod tests {
 
     #[test]
     fn raw_text_gets_as_many_positions_as_soft_tokens_with_expansion_and_no_more() {
-        let positions = |soft| Positions { most: 2_000, expand_chunks: 6, expand: 700, soft };
+        let positions = |soft| Positions { most: 2_000, expand_chunks: 6, expand: 700, soft, windows: None };
         let most = |system: System, soft| system.context(positions(soft), "b", &[]).max_positions;
         assert_eq!(most(System::Rag, 1_000), Some(1_700));
         assert_eq!(most(System::Opening, 5_000), Some(2_000));

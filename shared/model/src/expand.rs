@@ -104,16 +104,20 @@ fn with_other_parts(order: &[usize], goes_on: GoesOn<'_>) -> Vec<usize> {
     whole
 }
 
-/// For a summary: raw text of the opening and of central, mutually different chunks; soft tokens of all in document order as
-/// far as they fit.
+/// For a summary: raw text of the opening and of central, mutually different chunks; soft tokens of all in document order. Where
+/// these do not all fit, those of the chunks that raw text would have gone on with come first.
 pub fn for_summary(chunks: &[Candidate<'_>], budget: Budget, cost: TextCost<'_>) -> Vec<Form> {
     let mut forms = vec![Form::default(); chunks.len()];
     let centrality = centrality(chunks);
-    let order = diverse_order(chunks, &centrality, budget.expand_chunks);
-    // A window is made of chunks whose soft tokens fit.
-    let left = expand(&order, &centrality, beside_all_soft(chunks, budget), cost, &mut forms);
-    let reading: Vec<usize> = (0..chunks.len()).collect();
-    fill_soft(chunks, &reading, left, &mut forms);
+    let soft: usize = chunks.iter().map(|chunk| chunk.soft_tokens).sum();
+    let fit = soft <= budget.positions;
+    let count = if fit { budget.expand_chunks } else { budget.expand_chunks.max(DIVERSE_TEXTS) };
+    let mut order = diverse_order(chunks, &centrality, count);
+    let text = if fit { beside_all_soft(chunks, budget) } else { budget };
+    let left = expand(&order, &centrality, text, cost, &mut forms);
+    order.retain(|index| forms[*index].text.is_none());
+    order.extend(0..chunks.len());
+    fill_soft(chunks, &order, left, &mut forms);
     forms
 }
 
@@ -225,7 +229,7 @@ fn expand(order: &[usize], scores: &[f32], budget: Budget, cost: TextCost<'_>, f
 /// Gives soft tokens to the chunks of `order` while they fit.
 fn fill_soft(chunks: &[Candidate<'_>], order: &[usize], mut left: usize, forms: &mut [Form]) {
     for &index in order {
-        if chunks[index].soft_tokens <= left {
+        if !forms[index].soft && chunks[index].soft_tokens <= left {
             forms[index].soft = true;
             left -= chunks[index].soft_tokens;
         }
@@ -332,6 +336,16 @@ mod tests {
     fn a_summary_leaves_out_raw_text_before_soft_tokens() {
         let forms = for_summary(&candidates(), budget(40, 4, 40), &mut |_| Some(16));
         assert_eq!(shape(&forms), (vec![0], vec![0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn a_summary_in_too_small_a_window_keeps_its_raw_text_and_the_soft_tokens_of_others() {
+        // 16 positions of text; of the soft tokens of four chunks, those of two fit: not the opening's, which is text.
+        let forms = for_summary(&candidates(), budget(15 + 8, 1, 15), &mut |_| Some(15));
+        assert_eq!(shape(&forms).0, [] as [usize; 0], "all soft tokens fit, and text gives way");
+        let forms = for_summary(&candidates(), budget(15, 1, 7), &mut |_| Some(7));
+        let (text, soft) = shape(&forms);
+        assert!(text == [0] && soft.len() == 2 && !soft.contains(&0), "{forms:?}");
     }
 
     #[test]

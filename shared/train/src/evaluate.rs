@@ -24,8 +24,25 @@ const BATCH: usize = 8;
 /// Chunks that an answer is written from: a little more text than its tokens, as in training.
 const ANSWER_CHUNKS: usize = 6;
 
+/// Nats of one passage's target, summed over its tokens.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PassageLosses {
+    /// Id of its document.
+    pub document: String,
+    /// Target tokens.
+    pub tokens: f64,
+    /// With the soft tokens of the right chunks.
+    pub right: f64,
+    /// With those of as much text from another document.
+    pub wrong: f64,
+    /// With no document at all.
+    pub none: f64,
+    /// With the chunks' text itself.
+    pub full: f64,
+}
+
 /// Mean nats per target token.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Losses {
     /// With the soft tokens of the right chunks.
     pub right: f64,
@@ -39,6 +56,9 @@ pub struct Losses {
     pub gap: f64,
     /// Standard error of the gap over samples.
     pub gap_error: f64,
+    /// What these are means of, for paired comparisons.
+    #[serde(skip)]
+    pub passages: Vec<PassageLosses>,
 }
 
 /// Losses of both halves of the understanding objective, and of the reasoning objective.
@@ -60,7 +80,7 @@ pub struct Evaluation {
 
 /// What is shown, and what shall be written.
 struct Case {
-    document: usize,
+    document: String,
     chunks: Vec<String>,
     /// The stretch of the document that the chunks are.
     text: String,
@@ -81,7 +101,7 @@ pub fn evaluate(
     let mut measure =
         |objective: Objective, cases: &[Case]| losses(sampler, cases, objective, session, decoder, &workers);
     let case = |(document, [chunk, next]): &(usize, [String; 2]), target: usize| Case {
-        document: *document,
+        document: corpus.documents[*document].id.clone(),
         chunks: vec![chunk.clone()],
         text: chunk.clone(),
         target: [chunk, next][target].clone(),
@@ -105,7 +125,7 @@ fn abstracts(sampler: &Sampler, corpus: &Corpus, count: usize, seed: u64) -> Res
     order.shuffle(&mut rng);
     let mut cases = Vec::new();
     for document in order {
-        let Document { text, summary, .. } = &corpus.documents[document];
+        let Document { id, text, summary } = &corpus.documents[document];
         let Some(summary) = summary.as_ref().filter(|summary| summary.len() > 80) else { continue };
         let (mut chunks, mut end) = (Vec::new(), 0);
         for chunk in sampler.chunker.chunks(text).take(ANSWER_CHUNKS) {
@@ -114,7 +134,7 @@ fn abstracts(sampler: &Sampler, corpus: &Corpus, count: usize, seed: u64) -> Res
             end = chunk.end;
         }
         let text = text[..end].trim().to_owned();
-        cases.push(Case { document, chunks, text, target: summary.clone() });
+        cases.push(Case { document: id.clone(), chunks, text, target: summary.clone() });
         if cases.len() == count {
             break;
         }
@@ -182,11 +202,22 @@ fn losses(
             tokens += if kind == 0 { samples.iter().map(|s| s.target.len()).sum() } else { 0 };
         }
     }
-    let total: f64 = columns[0].iter().map(|(_, n)| n).sum();
-    let mean = |column: &[(f64, f64)]| column.iter().map(|(sum, _)| sum).sum::<f64>() / total;
-    let [right, wrong, none, full] = [0, 1, 2, 3].map(|kind| mean(&columns[kind]));
-    let gaps: Vec<f64> = columns[0].iter().zip(&columns[1]).map(|((r, n), (w, _))| (w - r) / n).collect();
-    Ok((Losses { right, wrong, none, full, gap: wrong - right, gap_error: standard_error(&gaps) }, tokens))
+    let passage = |i: usize| {
+        let [right, wrong, none, full] = [0, 1, 2, 3].map(|kind: usize| columns[kind][i].0);
+        PassageLosses { document: cases[i].document.clone(), tokens: columns[0][i].1, right, wrong, none, full }
+    };
+    Ok((Losses::of((0..cases.len()).map(passage).collect()), tokens))
+}
+
+impl Losses {
+    fn of(passages: Vec<PassageLosses>) -> Self {
+        let total: f64 = passages.iter().map(|p| p.tokens).sum();
+        let mean = |nats: fn(&PassageLosses) -> f64| passages.iter().map(nats).sum::<f64>() / total;
+        let (right, wrong) = (mean(|p| p.right), mean(|p| p.wrong));
+        let gaps: Vec<f64> = passages.iter().map(|p| (p.wrong - p.right) / p.tokens).collect();
+        let (none, full) = (mean(|p| p.none), mean(|p| p.full));
+        Self { right, wrong, none, full, gap: wrong - right, gap_error: standard_error(&gaps), passages }
+    }
 }
 
 /// The sample of a case: with its soft tokens, those of the wrong one, nothing, or text.

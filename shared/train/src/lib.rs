@@ -35,7 +35,7 @@ mod workers;
 pub use checkpoint::{Checkpoint, Checkpoints};
 pub use corpus::{Corpus, Document, Task};
 pub use error::{Result, TrainError};
-pub use evaluate::{Evaluation, Losses, evaluate};
+pub use evaluate::{Evaluation, Losses, PassageLosses, evaluate};
 pub use export::{BundleFiles, BundleParts, Names, write_bundle};
 pub use learned::Learned;
 pub use optimizer::{AdamW, AdamWConfig, Parameters};

@@ -1,10 +1,14 @@
 //! `e2llm train` with real models and a recipe of a few steps.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::fs;
-use std::path::PathBuf;
+#[path = "support/random_pair.rs"]
+mod random_pair;
 
-use e2llm_e2e::{Workplace, eventually_true};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use e2llm_e2e::{HARBOUR, Workplace, eventually_true};
+use random_pair::{Sizes, Stack};
 use serde_json::{Value, json};
 
 const STEPS: usize = 6;
@@ -100,5 +104,57 @@ fn a_checkpoint_is_measured_and_belongs_to_its_recipe() {
         let loss = |value: &Value| value.as_f64().filter(|loss| (0.0..20.0).contains(loss));
         assert!(loss(with).is_some() && loss(without).is_some() && with != without, "{column}: {measured}");
     }
+    let each =
+        [&evaluate("control.yaml", "control")[..], &["--trained-only", "--passage-losses", "each.jsonl"]].concat();
+    place.json(&each).succeeded();
+    let each = fs::read_to_string(place.path("each.jsonl")).unwrap();
+    let each = each.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let each: Vec<Value> = each.filter(|passage| passage["objective"] == "reconstruction").collect();
+    let sum = |column: &str| each.iter().map(|passage| passage[column].as_f64().unwrap()).sum::<f64>();
+    let mean = sum("right") / sum("tokens");
+    assert!(each.len() == 2 && (mean - measured["right"].as_f64().unwrap()).abs() < 1e-9, "{each:?}, {measured}");
     place.json(&evaluate("tiny.yaml", "control")).refused(&["another recipe"]);
+}
+
+/// Trains a pair with random weights from nothing, measures it, and answers from what came out.
+fn another_pair_works(sizes: &Sizes) {
+    let place = workplace();
+    let shown = place.json(&["models", "show"]).succeeded().rows().remove(0);
+    let minilm = shown["parts"][0]["dir"].as_str().unwrap();
+    random_pair::write(&place.path("."), sizes, &Path::new(minilm).join("tokenizer.json"));
+    let pair = ["--encoder", "./encoder", "--decoder", "./decoder"];
+    let with = |arguments: &[&'static str]| [arguments, &pair[..]].concat();
+    place.json(&with(&train("tiny.yaml", "run"))).succeeded();
+    let measured = place.json(&with(&evaluate("tiny.yaml", "run"))).succeeded().rows().remove(0);
+    assert!(measured["right"].as_f64().unwrap() > 0.0, "{measured}");
+    let config: Value =
+        serde_json::from_str(&fs::read_to_string(place.path("run/bundle/bundle.json")).unwrap()).unwrap();
+    assert_eq!(
+        [&config["name"], &config["encoder"], &config["decoder"]],
+        ["encoder-decoder", "./encoder", "./decoder"]
+    );
+    assert_eq!(config["adapter"]["d_model"], sizes.decoder.width);
+    place.json(&["--bundle", "run/bundle", "encode", "texts"]).succeeded();
+    let question = ["--bundle", "run/bundle", "ask", "--id", HARBOUR, "Who?", "--max-tokens", "4"];
+    let answered = place.json(&question).succeeded().rows().remove(0);
+    assert!(answered["answer"].is_string() && answered["usage"]["soft_positions"].as_u64() > Some(0), "{answered}");
+    place.write("on.yaml", RECIPE.replace("features: encoder", "start: bundle").replace("pretrain:", "# pretrain:"));
+    place.json(&with(&train("on.yaml", "on"))).refused(&["start: bundle", "--encoder"]);
+    let of_nothing = place.json(&with(&["train", "evaluate", "--input", "corpus.jsonl"]));
+    assert!(of_nothing.code == 2 && of_nothing.stderr.contains("--recipe"), "{of_nothing:#?}");
+}
+
+#[test]
+fn another_pair_than_the_bundles_is_trained_and_used() {
+    let stack = |layers, hidden| Stack { layers, width: 64, heads: 4, hidden };
+    another_pair_works(&Sizes { encoder: stack(2, 128), decoder: stack(2, 96), kv_heads: 2, vocabulary: 30_600 });
+}
+
+/// The shapes of BGE-base and of Qwen2.5-0.5B.
+#[test]
+#[ignore = "1.2 GB of random weights and 6 GB of memory"]
+fn a_larger_pair_is_trained_and_used() {
+    let encoder = Stack { layers: 12, width: 768, heads: 12, hidden: 3_072 };
+    let decoder = Stack { layers: 24, width: 896, heads: 14, hidden: 4_864 };
+    another_pair_works(&Sizes { encoder, decoder, kv_heads: 2, vocabulary: 151_936 });
 }

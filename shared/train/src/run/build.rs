@@ -96,7 +96,7 @@ pub(super) fn first_adapter(
 
 /// The bundle that a recipe starts from.
 fn starting_bundle(models: &Models) -> Result<&Bundle> {
-    let missing = "recipe: start: bundle needs a bundle in use; name one with --bundle";
+    let missing = "recipe: start: bundle needs a bundle of these models in use; name one with --bundle, without --encoder and --decoder";
     models.bundle.as_ref().ok_or_else(|| TrainError::Invalid(missing.to_owned()))
 }
 
