@@ -141,7 +141,7 @@ impl Answering {
         let begun = Instant::now();
         let instruction = self.instruction(&request.task);
         let options = self.options(request)?;
-        let budget = self.budget(&request.context, &instruction, options.max_tokens)?;
+        let budget = self.budget(request, &instruction, options.max_tokens)?;
         let material = self.material(request, budget).await?;
         reach("decoder.blobs_fetched");
         let writing = Writing { instruction, options, priority: request.priority, begun };
@@ -191,7 +191,7 @@ impl Answering {
             .into_iter()
             .max()
             .unwrap_or(0);
-        let budget = self.budget(&request.context, &instruction, longest)?;
+        let budget = self.budget(request, &instruction, longest)?;
         let material = self.material(request, budget).await?;
         let Layout { pieces, mut usage } = self.lay_out_for(&material, question).await?;
         let scores = self.engine.run(request.priority, move |generator| {
@@ -250,7 +250,8 @@ impl Answering {
     }
 
     /// Positions left for documents beside the frame, the instruction and the answer.
-    fn budget(&self, context: &ContextOptions, instruction: &str, answer: usize) -> Result<Budget, DecodeError> {
+    fn budget(&self, request: &Request, instruction: &str, answer: usize) -> Result<Budget, DecodeError> {
+        let (context, defaults) = (&request.context, &self.defaults);
         let generator = self.engine.generator();
         let own = generator.positions(&generator.prompt(Vec::new(), instruction)?);
         let window = generator.window();
@@ -259,11 +260,15 @@ impl Answering {
             return Err(ModelError::QuestionTooLong { tokens: own, limit }.into());
         };
         let or = |value: Option<u32>, default: usize| value.map_or(default, |v| v as usize);
-        let positions = if context.reading() == Reading::Full { room } else { self.defaults.max_positions };
+        let positions = if context.reading() == Reading::Full { room } else { defaults.max_positions };
+        let (chunks, text) = match request.task {
+            Task::Ask(_) | Task::Follow { .. } => (defaults.expand_chunks, defaults.expand_positions),
+            Task::Summarize(_) => (defaults.summary.expand_chunks, defaults.summary.expand_positions),
+        };
         Ok(Budget {
             positions: or(context.max_positions, positions).min(room),
-            expand_chunks: or(context.expand_chunks, self.defaults.expand_chunks),
-            expand_positions: or(context.expand_positions, self.defaults.expand_positions),
+            expand_chunks: or(context.expand_chunks, chunks),
+            expand_positions: or(context.expand_positions, text),
         })
     }
 
@@ -287,7 +292,7 @@ impl Answering {
             }
         };
         let documents = self.documents(request, with_text).await?;
-        let max_windows = context.max_windows.map(|most| most as usize);
+        let max_windows = context.max_windows.map_or(self.defaults.summary.max_windows, |most| most as usize);
         Ok(Material { documents, donor, reading, expand_first: context.first_ranges(), budget, max_windows })
     }
 

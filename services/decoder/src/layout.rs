@@ -23,8 +23,8 @@ pub(crate) struct Material {
     /// Bytes of the only document whose chunks are expanded before all others, as a control.
     pub(crate) expand_first: Vec<Range<u64>>,
     pub(crate) budget: Budget,
-    /// Most windows of a summary; none: all that are needed.
-    pub(crate) max_windows: Option<usize>,
+    /// Most windows of a summary; 0: all that are needed.
+    pub(crate) max_windows: usize,
 }
 
 /// A chunk with the index of its document.

@@ -112,10 +112,11 @@ fn windows(material: &Material) -> Vec<Vec<Chunk>> {
         return vec![chunks];
     }
     let fitting = fitting(material, &chunks);
-    match material.max_windows.filter(|most| *most < fitting.len()) {
-        Some(most) => chunks.chunks(chunks.len().div_ceil(most).max(1)).map(<[Chunk]>::to_vec).collect(),
-        None => fitting,
+    let most = material.max_windows;
+    if most == 0 || fitting.len() <= most {
+        return fitting;
     }
+    chunks.chunks(chunks.len().div_ceil(most).max(1)).map(<[Chunk]>::to_vec).collect()
 }
 
 fn fitting(material: &Material, chunks: &[Chunk]) -> Vec<Vec<Chunk>> {

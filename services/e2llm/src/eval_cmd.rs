@@ -17,7 +17,7 @@ use clap::Args;
 use e2llm_api::MAX_PIECE_BYTES;
 use e2llm_api::v1::{DocRecord, GenerateOptions, JobKind, JobSpec, Row, RowResult};
 use e2llm_eval::{Answer, Asked, Documents, Outcome, Positions, System, letters};
-use e2llm_model::prompt;
+use e2llm_model::{Defaults, prompt};
 use prost::Message;
 
 use crate::app::App;
@@ -67,14 +67,14 @@ pub(crate) struct EvalArgs {
     /// Most decoder positions of a document, the full text apart
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     max_positions: u32,
-    /// Chunks that expansion reads as raw text
-    #[arg(long, value_name = "M", default_value_t = 12)]
-    expand: u32,
-    /// Most decoder positions for those
-    #[arg(long, value_name = "N", default_value_t = 768)]
-    expand_positions: u32,
-    /// Most prompt windows of a summary from soft tokens, what does not fit them being left out [default: all that are needed]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Chunks that expansion reads as raw text [default: 12, and 24 for summaries]
+    #[arg(long, value_name = "M")]
+    expand: Option<u32>,
+    /// Most decoder positions for those [default: 768, and 1536 for summaries]
+    #[arg(long, value_name = "N")]
+    expand_positions: Option<u32>,
+    /// Most prompt windows of a summary from soft tokens, what does not fit them being left out; 0: all that are needed [default: the bundle's]
+    #[arg(long, value_name = "N")]
     max_windows: Option<u32>,
     #[command(flatten)]
     to: OutputArgs,
@@ -157,10 +157,11 @@ fn questions(args: &EvalArgs, tasks: &Tasks, records: &BTreeMap<String, DocRecor
         let Some(record) = records.get(&task.doc_id) else {
             bail!("the document of task {:?} was not encoded", task.line.id)
         };
+        let (chunks, text) = expansion(&task.line);
         let positions = Positions {
             most: args.max_positions,
-            expand_chunks: args.expand,
-            expand: args.expand_positions,
+            expand_chunks: args.expand.unwrap_or(chunks),
+            expand: args.expand_positions.unwrap_or(text),
             soft: record.soft_tokens,
             windows: args.max_windows,
         };
@@ -180,6 +181,16 @@ fn questions(args: &EvalArgs, tasks: &Tasks, records: &BTreeMap<String, DocRecor
         }
     }
     Ok(rows)
+}
+
+/// Chunks read as raw text, and their positions, as bundles have them that say nothing else.
+fn expansion(task: &e2llm_data::TaskLine) -> (u32, u32) {
+    let Defaults { expand_chunks, expand_positions, summary, .. } = Defaults::default();
+    let (chunks, text) = match task.asks_for_text() {
+        true => (summary.expand_chunks, summary.expand_positions),
+        false => (expand_chunks, expand_positions),
+    };
+    (chunks as u32, text as u32)
 }
 
 /// What chunks are chosen by: the question without the words around it; nothing where the whole text is wanted.

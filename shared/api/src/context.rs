@@ -13,9 +13,6 @@ impl ContextOptions {
             Ok(reading) => reading,
             Err(_) => return Err(format!("reading {} is none that is known; see ContextOptions", self.reading)),
         };
-        if self.max_windows == Some(0) {
-            return Err("max_windows is 0, and a summary needs one window at least; leave it out for all".to_owned());
-        }
         let name = reading.as_str_name();
         if !self.soft_from.is_empty() && reading != Reading::Soft {
             let donor = &self.soft_from;
@@ -59,8 +56,6 @@ mod tests {
         let donated = |context: &ContextOptions| ContextOptions { soft_from: "b".to_owned(), ..context.clone() };
         assert_eq!(donated(&soft).checked_reading(2), Ok(Reading::Soft));
         assert!(donated(&full).checked_reading(1).unwrap_err().contains("\"b\""));
-        let no_window = ContextOptions { max_windows: Some(0), ..soft.clone() };
-        assert!(no_window.checked_reading(1).unwrap_err().contains("max_windows is 0"));
         let unknown = ContextOptions { reading: 77, ..soft };
         assert!(unknown.checked_reading(1).unwrap_err().contains("reading 77"));
     }

@@ -59,6 +59,9 @@ pub struct Defaults {
     pub expand_chunks: usize,
     /// Decoder positions for raw text.
     pub expand_positions: usize,
+    /// What summaries have otherwise.
+    #[serde(default)]
+    pub summary: SummaryDefaults,
     /// Most tokens of an answer.
     pub answer_tokens: usize,
     /// Most tokens of a summary.
@@ -73,10 +76,29 @@ impl Default for Defaults {
             max_positions: 2_048,
             expand_chunks: 12,
             expand_positions: 768,
+            summary: SummaryDefaults::default(),
             answer_tokens: 128,
             summary_tokens: 128,
             repetition_penalty: 1.1,
         }
+    }
+}
+
+/// Defaults of summaries: one window, most of it raw text (tests/quality/REPORT.md has the comparison).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SummaryDefaults {
+    /// Chunks inserted as raw text.
+    pub expand_chunks: usize,
+    /// Decoder positions for raw text, of [`Defaults::max_positions`].
+    pub expand_positions: usize,
+    /// Most prompt windows, what does not fit them being left out; 0: all that are needed.
+    pub max_windows: usize,
+}
+
+impl Default for SummaryDefaults {
+    fn default() -> Self {
+        Self { expand_chunks: 24, expand_positions: 1_536, max_windows: 1 }
     }
 }
 

@@ -30,7 +30,7 @@ pub mod template;
 pub mod tokenizer;
 
 pub use adapter::{Adapter, AdapterConfig, AdapterForm, Bridge, ContentRows, chunk_vectors, unit};
-pub use bundle::{Bundle, BundleConfig, Defaults, LoraConfig};
+pub use bundle::{Bundle, BundleConfig, Defaults, LoraConfig, SummaryDefaults};
 pub use decoder::{Decoder, DecoderConfig, KvCache, Packing};
 pub use document::{DocumentEncoder, EncodedChunk};
 pub use encoder::{TextEncoder, TokenStates};

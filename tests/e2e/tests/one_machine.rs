@@ -55,6 +55,27 @@ fn summaries_are_one_row_per_id() {
 }
 
 #[test]
+fn a_long_document_is_summarised_in_one_window_or_as_a_whole() {
+    let place = Workplace::new();
+    place.write("long/licence.txt", include_str!("../../../LICENSE"));
+    let usage = |windows: &[&str]| {
+        let summarize =
+            ["summarize", "long", "--max-tokens", "4", "--max-positions", "256", "--expand-positions", "128"];
+        let usage = place.json(&[&summarize[..], windows].concat()).succeeded().rows()[0]["usage"].clone();
+        ["windows", "chunks_total", "chunks_soft", "chunks_expanded", "chunks_left_out"]
+            .map(|name| usage[name].as_u64().unwrap())
+    };
+    let [windows, total, soft, expanded, left_out] = usage(&[]);
+    assert!(windows == 1 && expanded > 0 && soft > 0, "{windows} {expanded} {soft}");
+    assert_eq!(left_out, total - soft - expanded, "no chunk is read both ways while others are left out");
+    assert!(left_out > 0);
+    let [all_windows, chunks, soft, _, left_out] = usage(&["--max-windows", "0"]);
+    assert_eq!((chunks, soft, left_out), (total, total, 0));
+    let [some_windows, _, _, _, fewer_left_out] = usage(&["--max-windows", "2"]);
+    assert!(1 < some_windows && some_windows < all_windows && fewer_left_out > 0, "{some_windows} {all_windows}");
+}
+
+#[test]
 fn a_question_to_several_documents_reads_the_right_one_as_text() {
     let place = Workplace::encoded();
     let asked = place.ask(HARBOUR, &["--expand", "1", "--id", "bakery.txt", "--id", "orchard.txt"]).succeeded();

@@ -59,8 +59,8 @@ pub(crate) struct ContextArgs {
     /// Most decoder positions for soft tokens and raw text together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_positions: Option<u32>,
-    /// Summaries: most prompt windows; what does not fit them is left out, and the result says how many chunks [default: all that are needed]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Summaries: most prompt windows; what does not fit them is left out, and the result says how many chunks; 0: all that are needed
+    #[arg(long, value_name = "N")]
     pub(crate) max_windows: Option<u32>,
     /// What to read of a document; all but soft read raw text or nothing, and are there to compare with
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = ReadingArg::Soft)]
