@@ -229,18 +229,14 @@ impl Answering {
 
     fn options(&self, request: &Request) -> Result<Options, DecodeError> {
         let generate = &request.generate;
-        let default = match request.task {
-            Task::Ask(_) | Task::Follow { .. } => self.defaults.answer_tokens,
-            Task::Summarize(_) => self.defaults.summary_tokens,
+        let (default, penalty) = match request.task {
+            Task::Ask(_) | Task::Follow { .. } => (self.defaults.answer_tokens, self.defaults.repetition_penalty),
+            Task::Summarize(_) => (self.defaults.summary_tokens, self.defaults.summary.repetition_penalty),
         };
         let sampler = SamplerOptions {
             temperature: f64::from(generate.temperature),
             top_p: if generate.top_p == 0.0 { 1.0 } else { f64::from(generate.top_p) },
-            repetition_penalty: if generate.repetition_penalty == 0.0 {
-                self.defaults.repetition_penalty
-            } else {
-                generate.repetition_penalty
-            },
+            repetition_penalty: if generate.repetition_penalty == 0.0 { penalty } else { generate.repetition_penalty },
             seed: generate.seed,
         };
         // Refused here, before anything is fetched; the engine would refuse it too.

@@ -2,7 +2,9 @@ use std::ops::Range;
 
 use e2llm_api::v1::{ExpandedChunk, Reading, Usage};
 use e2llm_model::TextTokenizer;
-use e2llm_model::expand::{Budget, Candidate, Form, ends, for_question, for_summary, opening, relevance, retrieved};
+use e2llm_model::expand::{
+    Budget, Candidate, Form, Known, ends, for_question, for_summary, opening, relevance, retrieved,
+};
 use e2llm_model::generate::Piece;
 use e2llm_model::lexical;
 use e2llm_model::prompt::BETWEEN;
@@ -89,10 +91,9 @@ impl Material {
         let mut cost = |index: usize| self.text_cost(chunks[index], tokenizer).ok();
         let forms = match purpose {
             Purpose::Question { vector, text } => {
-                let scores = relevance(&candidates, vector, &self.lexical_scores(chunks, text));
-                let comes_first = |index: usize| self.comes_first(chunks[index]);
-                let goes_on = |index: usize| self.goes_on(chunks, index);
-                for_question(&candidates, &scores, &comes_first, &goes_on, self.budget, &mut cost)
+                let words = self.lexical_scores(chunks, text);
+                let scores = relevance(&candidates, vector, &words);
+                self.knowing(chunks, &words, |known| for_question(&candidates, &scores, known, self.budget, &mut cost))
             }
             Purpose::Summary => for_summary(&candidates, self.budget, &mut cost),
         };
@@ -100,6 +101,16 @@ impl Material {
         self.place_soft(&mut layout, chunks, &forms, tokenizer)?;
         self.place_text(&mut layout, chunks, &forms, tokenizer)?;
         Ok(layout)
+    }
+
+    /// `choose` with what is known of the chunks beside their vectors; `words` are their lexical scores.
+    fn knowing<T>(&self, chunks: &[Chunk], words: &[f32], choose: impl FnOnce(Known<'_>) -> T) -> T {
+        let stands_out = lexical::standing_out(words);
+        choose(Known {
+            comes_first: &|index| self.comes_first(chunks[index]),
+            stands_out: &|index| stands_out.get(index).is_none_or(|stands_out| *stands_out),
+            goes_on: &|index| self.goes_on(chunks, index),
+        })
     }
 
     fn lexical_scores(&self, chunks: &[Chunk], question: &str) -> Vec<f32> {
@@ -153,13 +164,15 @@ impl Material {
         let forms = match self.reading {
             Reading::Retrieved => {
                 let candidates = self.candidates(chunks);
+                let words = match purpose {
+                    Purpose::Question { text, .. } => self.lexical_scores(chunks, text),
+                    Purpose::Summary => Vec::new(),
+                };
                 let scores = match purpose {
-                    Purpose::Question { vector, text } => {
-                        Some(relevance(&candidates, vector, &self.lexical_scores(chunks, text)))
-                    }
+                    Purpose::Question { vector, .. } => Some(relevance(&candidates, vector, &words)),
                     Purpose::Summary => None,
                 };
-                retrieved(&candidates, scores, &|index| self.goes_on(chunks, index), positions, &mut cost)
+                self.knowing(chunks, &words, |known| retrieved(&candidates, scores, known, positions, &mut cost))
             }
             Reading::Opening => opening(count, positions, &mut cost),
             Reading::Full => ends(count, positions, &mut cost),

@@ -66,7 +66,7 @@ pub struct Defaults {
     pub answer_tokens: usize,
     /// Most tokens of a summary.
     pub summary_tokens: usize,
-    /// Penalty on tokens already written; 1 is off.
+    /// Penalty on tokens already written in an answer; 1 is off. Numbers and identifiers repeat their digits, so a penalty costs them.
     pub repetition_penalty: f32,
 }
 
@@ -79,13 +79,13 @@ impl Default for Defaults {
             summary: SummaryDefaults::default(),
             answer_tokens: 128,
             summary_tokens: 128,
-            repetition_penalty: 1.1,
+            repetition_penalty: 1.0,
         }
     }
 }
 
 /// Defaults of summaries: one window, most of it raw text (tests/quality/REPORT.md has the comparison).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SummaryDefaults {
     /// Chunks inserted as raw text.
@@ -94,11 +94,13 @@ pub struct SummaryDefaults {
     pub expand_positions: usize,
     /// Most prompt windows, what does not fit them being left out; 0: all that are needed.
     pub max_windows: usize,
+    /// Penalty on tokens already written; 1 is off.
+    pub repetition_penalty: f32,
 }
 
 impl Default for SummaryDefaults {
     fn default() -> Self {
-        Self { expand_chunks: 24, expand_positions: 1_536, max_windows: 1 }
+        Self { expand_chunks: 24, expand_positions: 1_536, max_windows: 1, repetition_penalty: 1.1 }
     }
 }
 

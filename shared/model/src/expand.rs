@@ -20,8 +20,32 @@ pub struct Candidate<'a> {
 /// not to be had, so it stays compressed.
 pub type TextCost<'a> = &'a mut dyn FnMut(usize) -> Option<usize>;
 
-/// Whether a chunk's last sentence goes on in the next chunk, by its index.
-pub type GoesOn<'a> = &'a dyn Fn(usize) -> bool;
+/// Whether something holds for a chunk, by its index.
+pub type ChunkTest<'a> = &'a dyn Fn(usize) -> bool;
+
+/// What is known of the chunks beside their scores for a question.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    /// Chunks that go before all others.
+    pub comes_first: ChunkTest<'a>,
+    /// Chunks with enough of the question's words ([`crate::lexical::standing_out`]).
+    pub stands_out: ChunkTest<'a>,
+    /// Chunks whose last sentence goes on in the next chunk.
+    pub goes_on: ChunkTest<'a>,
+}
+
+impl Known<'_> {
+    /// The chunks to be read as raw text, best first: the best one, and behind it only those that stand out, for others would be
+    /// more to mistake for the answer. A sentence that was cut brings the chunk with its other part along.
+    fn choose(&self, scores: &[f32]) -> Vec<usize> {
+        let order = descending(scores);
+        let (first, others): (Vec<usize>, Vec<usize>) = order.into_iter().partition(|index| (self.comes_first)(*index));
+        let ranked = others.into_iter().enumerate();
+        let chosen = ranked.filter(|(rank, index)| *rank == 0 || (self.stands_out)(*index)).map(|(_, index)| index);
+        let chosen: Vec<usize> = first.into_iter().chain(chosen).collect();
+        with_other_parts(&chosen, scores.len(), self.goes_on)
+    }
+}
 
 /// Limits of one prompt window, in decoder positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,20 +84,18 @@ pub fn relevance(chunks: &[Candidate<'_>], question: &[f32], lexical: &[f32]) ->
 }
 
 /// For a question: raw text of the chunks of highest score, and soft tokens of all, those of highest score first when not
-/// all fit. Chunks that `comes_first` names by their index go before all others. A sentence that was cut brings the chunk with its
-/// other part along.
+/// all fit; which become text, [`Known`] says, too.
 pub fn for_question(
     chunks: &[Candidate<'_>],
     scores: &[f32],
-    comes_first: &dyn Fn(usize) -> bool,
-    goes_on: GoesOn<'_>,
+    known: Known<'_>,
     budget: Budget,
     cost: TextCost<'_>,
 ) -> Vec<Form> {
     let mut order = descending(scores);
-    order.sort_by_key(|index| !comes_first(*index));
+    order.sort_by_key(|index| !(known.comes_first)(*index));
     let mut forms = vec![Form::default(); chunks.len()];
-    let whole = with_other_parts(&order, goes_on);
+    let whole = known.choose(scores);
     let beside = beside_all_soft(chunks, budget);
     let is_enough = beside.expand_positions >= (budget.positions / LEAST_TEXT).min(budget.expand_positions);
     let mut left = budget.positions;
@@ -89,12 +111,12 @@ pub fn for_question(
 }
 
 /// The order in which every chunk is followed by those that its first and last sentence have their other parts in.
-fn with_other_parts(order: &[usize], goes_on: GoesOn<'_>) -> Vec<usize> {
-    let mut is_taken = vec![false; order.len()];
+fn with_other_parts(order: &[usize], count: usize, goes_on: ChunkTest<'_>) -> Vec<usize> {
+    let mut is_taken = vec![false; count];
     let mut whole = Vec::with_capacity(order.len());
     for &index in order {
         let before = index.checked_sub(1).filter(|before| goes_on(*before));
-        let after = Some(index + 1).filter(|after| *after < order.len() && goes_on(index));
+        let after = Some(index + 1).filter(|after| *after < count && goes_on(index));
         for index in [Some(index), after, before].into_iter().flatten() {
             if !std::mem::replace(&mut is_taken[index], true) {
                 whole.push(index);
@@ -140,17 +162,17 @@ fn centrality(chunks: &[Candidate<'_>]) -> Vec<f32> {
 }
 
 /// Raw text alone, of the chunks whose `scores` for a question are highest, or of central and mutually different ones
-/// without one, while it fits: what retrieval without soft tokens would read. Cut sentences as in [`for_question`].
+/// without one, while it fits: what retrieval without soft tokens would read. Which, [`Known`] says, as in [`for_question`].
 pub fn retrieved(
     chunks: &[Candidate<'_>],
     scores: Option<Vec<f32>>,
-    goes_on: GoesOn<'_>,
+    known: Known<'_>,
     positions: usize,
     cost: TextCost<'_>,
 ) -> Vec<Form> {
     let mut forms = vec![Form::default(); chunks.len()];
     let (order, scores) = match scores {
-        Some(scores) => (with_other_parts(&descending(&scores), goes_on), scores),
+        Some(scores) => (known.choose(&scores), scores),
         None => {
             let centrality = centrality(chunks);
             // More than fit are not worth ordering: it takes time quadratic in their number.
@@ -253,6 +275,9 @@ mod tests {
 
     const VECTORS: [[f32; 2]; 4] = [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, 0.6]];
 
+    /// Nothing is known but the scores.
+    const ALL: Known<'static> = Known { comes_first: &|_| false, stands_out: &|_| true, goes_on: &|_| false };
+
     fn candidates() -> Vec<Candidate<'static>> {
         VECTORS.iter().map(|v| Candidate { vector: v, soft_tokens: 4 }).collect()
     }
@@ -270,7 +295,8 @@ mod tests {
 
     fn asked(question: &[f32], named: &[usize], budget: Budget) -> Vec<Form> {
         let scores = relevance(&candidates(), question, &[]);
-        for_question(&candidates(), &scores, &|index| named.contains(&index), &|_| false, budget, &mut |_| Some(16))
+        let known = Known { comes_first: &|index| named.contains(&index), ..ALL };
+        for_question(&candidates(), &scores, known, budget, &mut |_| Some(16))
     }
 
     #[test]
@@ -282,15 +308,25 @@ mod tests {
 
     #[test]
     fn a_cut_sentence_brings_its_other_part_along() {
-        assert_eq!(with_other_parts(&[2, 0, 3, 1], &|index| index == 2), [2, 3, 0, 1]);
-        assert_eq!(with_other_parts(&[2, 0, 3, 1], &|index| index == 1), [2, 1, 0, 3]);
+        assert_eq!(with_other_parts(&[2, 0, 3, 1], 4, &|index| index == 2), [2, 3, 0, 1]);
+        assert_eq!(with_other_parts(&[2, 0, 3, 1], 4, &|index| index == 1), [2, 1, 0, 3]);
         let scores = relevance(&candidates(), &[0.0, 1.0], &[]);
-        let forms =
-            for_question(&candidates(), &scores, &|_| false, &|index| index == 0, budget(100, 2, 100), &mut |_| {
-                Some(16)
-            });
+        let known = Known { goes_on: &|index| index == 0, ..ALL };
+        let forms = for_question(&candidates(), &scores, known, budget(100, 2, 100), &mut |_| Some(16));
         assert_eq!(shape(&forms).0, [0, 1]);
-        assert_eq!(with_other_parts(&[0], &|_| true), [0], "there is no next one");
+        assert_eq!(with_other_parts(&[0], 1, &|_| true), [0], "there is no next one");
+    }
+
+    #[test]
+    fn behind_the_best_only_what_stands_out_is_read() {
+        let scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4];
+        let chosen = |named: usize| {
+            Known { comes_first: &|index| index == named, stands_out: &|index| index == 4, goes_on: &|_| false }
+                .choose(&scores)
+        };
+        assert_eq!(chosen(9), [0, 4]);
+        assert_eq!(chosen(5), [5, 0, 4], "what is named comes on top");
+        assert_eq!(ALL.choose(&scores), [0, 1, 2, 3, 4, 5]);
     }
 
     #[test]
@@ -352,18 +388,18 @@ mod tests {
     fn a_chunk_without_text_stays_compressed() {
         let scores = relevance(&candidates(), &[0.0, 1.0], &[]);
         let mut cost = |index| (index != 1).then_some(16);
-        let forms = for_question(&candidates(), &scores, &|_| false, &|_| false, budget(100, 2, 100), &mut cost);
+        let forms = for_question(&candidates(), &scores, ALL, budget(100, 2, 100), &mut cost);
         assert_eq!(shape(&forms), (vec![2], vec![0, 1, 2, 3]));
     }
 
     #[test]
     fn retrieval_takes_the_nearest_chunks_and_nothing_else() {
         let scores = relevance(&candidates(), &[0.0, 1.0], &[]);
-        let forms = retrieved(&candidates(), Some(scores), &|_| false, 40, &mut |_| Some(16));
+        let forms = retrieved(&candidates(), Some(scores), ALL, 40, &mut |_| Some(16));
         assert_eq!(shape(&forms), (vec![1, 2], vec![]));
-        let central = retrieved(&candidates(), None, &|_| false, 20, &mut |_| Some(16));
+        let central = retrieved(&candidates(), None, ALL, 20, &mut |_| Some(16));
         assert_eq!(shape(&central), (vec![0], vec![]));
-        assert_eq!(retrieved(&[], None, &|_| false, 20, &mut |_| Some(16)), []);
+        assert_eq!(retrieved(&[], None, ALL, 20, &mut |_| Some(16)), []);
     }
 
     #[test]

@@ -32,6 +32,16 @@ pub fn scores(question: &str, texts: &[Option<&str>]) -> Vec<f32> {
     found.iter().map(score).collect()
 }
 
+/// A chunk that scores so much holds several words that are rare in the text.
+const FOUND: f32 = 0.1;
+
+/// Whether each chunk holds as much of the question's words as the best, within a factor of two; all do where no chunk holds
+/// much, for words then say little.
+pub fn standing_out(scores: &[f32]) -> Vec<bool> {
+    let best = scores.iter().copied().fold(0.0, f32::max);
+    scores.iter().map(|score| best < FOUND || *score >= best / 2.0).collect()
+}
+
 /// What a chunk holds of the words asked for.
 struct Found {
     counts: Vec<u32>,
@@ -81,6 +91,16 @@ mod tests {
         assert_eq!(scores("port", &[Some("client"), None, Some("")]), [0.0; 3]);
         assert_eq!(scores("", &[Some("client")]), [0.0]);
         assert_eq!(scores("port", &[]), [0.0; 0]);
+    }
+
+    #[test]
+    fn chunks_stand_out_where_one_holds_most_of_the_question() {
+        assert_eq!(standing_out(&[0.1, 0.4, 0.25, 0.0]), [false, true, true, false]);
+        assert_eq!(standing_out(&[0.01, 0.09]), [true, true]);
+        assert_eq!(standing_out(&[]), [false; 0]);
+        let texts = ["the key of red-fox is 1", "the key of blue-whale is 2", "the key of grey-owl is 3"];
+        let scores = scores("What is the key of blue-whale?", &texts.map(Some));
+        assert_eq!(standing_out(&scores), [false, true, false], "{scores:?}");
     }
 
     #[test]
