@@ -50,7 +50,7 @@ impl GenerateArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Context")]
 pub(crate) struct ContextArgs {
-    /// Chunks to read as raw text, nearest first; 0 switches expansion off
+    /// Most chunks to read as raw text, 0 for none: for a question the nearest one, and others that hold at least half as many of its words
     #[arg(long, value_name = "M")]
     pub(crate) expand: Option<u32>,
     /// Most decoder positions for raw text
