@@ -104,8 +104,7 @@ impl Answering {
     }
 }
 
-/// Consecutive chunks whose soft tokens fit the budget beside the raw text, or as many runs of them as there may be windows. Raw
-/// text alone is read in one window.
+/// The chunks of each window: as many as fit it, or more where there may be no more windows. Raw text alone is read in one.
 fn windows(material: &Material) -> Vec<Vec<Chunk>> {
     let chunks = material.chunks();
     if !matches!(material.reading, Reading::Unspecified | Reading::Soft) {
@@ -119,6 +118,7 @@ fn windows(material: &Material) -> Vec<Vec<Chunk>> {
     chunks.chunks(chunks.len().div_ceil(most).max(1)).map(<[Chunk]>::to_vec).collect()
 }
 
+/// Runs of consecutive chunks whose soft tokens fit the budget beside the raw text.
 fn fitting(material: &Material, chunks: &[Chunk]) -> Vec<Vec<Chunk>> {
     let budget = material.budget;
     let text = if budget.expand_chunks == 0 { 0 } else { budget.expand_positions };

@@ -49,7 +49,7 @@ pub(crate) struct EvalArgs {
     #[command(flatten)]
     from: SuiteArgs,
     /// Who answers: soft tokens alone (soft), with raw text of the nearest chunks (expand), with raw text of the chunks that
-    /// hold the evidence (evidence), of the nearest chunks beside another document's soft tokens (other), raw text of the nearest chunks in as many positions (rag), the opening (opening), the
+    /// hold the evidence (evidence), of the nearest chunks beside another document's soft tokens (other), raw text of the nearest chunks alone (rag), the opening (opening), the
     /// text cut to the window (full), without a document (none)
     #[arg(
         long,

@@ -221,12 +221,15 @@ fn diverse_order(chunks: &[Candidate<'_>], centrality: &[f32], count: usize) -> 
         return Vec::new();
     }
     let mut taken = vec![0];
+    let mut is_taken = vec![false; chunks.len()];
+    is_taken[0] = true;
     let mut likeness: Vec<f32> = chunks.iter().map(|c| dot(c.vector, chunks[0].vector)).collect();
     while taken.len() < count.min(chunks.len()) {
         let gain = |i: &usize| centrality[*i] - DIVERSITY * likeness[*i];
-        let open = (0..chunks.len()).filter(|i| !taken.contains(i));
+        let open = (0..chunks.len()).filter(|i| !is_taken[*i]);
         let Some(best) = open.max_by(|a, b| gain(a).total_cmp(&gain(b)).then(b.cmp(a))) else { break };
         taken.push(best);
+        is_taken[best] = true;
         for (like, chunk) in likeness.iter_mut().zip(chunks) {
             *like = like.max(dot(chunk.vector, chunks[best].vector));
         }
