@@ -31,9 +31,7 @@ impl Learned {
             TrainError::Invalid(format!("{} has no checkpoint; train first, with --output", directory.display()))
         })?;
         let (config, adapter) = start_adapter(recipe, recipe.ratio_at(state.stage), models)?;
-        let stage = recipe.stages.first();
-        let stage = stage.ok_or_else(|| TrainError::Invalid("recipe: there is no stage to train".to_owned()))?;
-        let mut session = session(recipe, stage, config, adapter, models)?;
+        let mut session = session(recipe, state.stage, config, adapter, models)?;
         session.restore(&tensors)?;
         let mut decoder = AdamW::new(decoder_parameters(recipe, &models.decoder)?, AdamWConfig::default());
         let prefix = if recipe.decoder == DecoderMode::Full { "decoder" } else { "lora" };

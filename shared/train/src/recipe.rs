@@ -139,6 +139,10 @@ pub struct Stage {
     /// Word pieces per soft token from this stage on; the adapter is warm-started where it changes.
     #[serde(default)]
     pub ratio: Option<usize>,
+    /// `bridge`: from this stage on the encoder's states are heard beside the table that was alone before. Where they come in
+    /// they change no soft token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<Features>,
     /// Fewest and most consecutive chunks of a sample to reconstruct or continue.
     pub chunks: (usize, usize),
     /// Fewest and most chunks of a document to summarize or to answer from.
@@ -194,6 +198,11 @@ impl Recipe {
     /// Word pieces per soft token in stage `index`; after the last stage that of the last.
     pub fn ratio_at(&self, index: usize) -> usize {
         self.stages.iter().take(index + 1).filter_map(|stage| stage.ratio).next_back().unwrap_or(self.ratio)
+    }
+
+    /// What the adapter is built from in stage `index`; after the last stage as in the last.
+    pub fn features_at(&self, index: usize) -> Features {
+        self.stages.iter().take(index + 1).filter_map(|stage| stage.features).next_back().unwrap_or(self.features)
     }
 
     /// Whether a run of it can become a bundle: a control needs its table beside the adapter, and a decoder trained in full is

@@ -148,7 +148,7 @@ impl<'a> Run<'a> {
     pub fn advance(&mut self, rhythm: &Rhythm, report: &mut dyn FnMut(Report)) -> Result<bool> {
         let begun = Instant::now();
         while let Some(stage) = self.recipe.stages.get(self.state.stage).cloned() {
-            self.trainer.configure_stage(&stage, self.recipe.ratio_at(self.state.stage))?;
+            self.trainer.configure_stage(&self.recipe, self.state.stage)?;
             self.sampler.configure(&stage);
             while self.state.step < stage.steps {
                 if rhythm.budget.is_some_and(|budget| begun.elapsed() > budget) {

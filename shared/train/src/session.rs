@@ -6,19 +6,19 @@ mod states;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 use e2llm_model::{Adapter, AdapterConfig, Bridge, ContentRows, LoraConfig, TextEncoder, TextTokenizer};
 
-pub(crate) use start::silence_values;
 #[cfg(test)]
 pub(crate) use start::tests::tiny;
 pub use start::{initial_adapter, initial_lora, order_heads};
+pub(crate) use start::{settled_without_states, silence_values};
 pub(crate) use states::StateCache;
 
 use crate::error::{Result, TrainError};
 use crate::optimizer::{AdamW, AdamWConfig, Parameters};
 use crate::pretrain::{Passage, Pool, TokenEmbeddings, pretrain};
-use crate::recipe::Recipe;
+use crate::recipe::{Features, Recipe};
 use crate::run::Report;
 use crate::warm;
 use crate::workers::Workers;
@@ -47,6 +47,15 @@ pub trait EncoderSession {
     /// Word pieces per soft token from now on. Parameters whose shape changes are warm-started, their moments reset.
     fn set_ratio(&mut self, ratio: usize) -> Result<()> {
         Err(TrainError::Invalid(format!("this encoder session cannot change its ratio to {ratio}; train at one ratio")))
+    }
+    /// What soft tokens are built from from now on. Where the encoder's states come in, no soft token changes.
+    fn set_features(&mut self, features: Features) -> Result<()> {
+        match features {
+            Features::Encoder => Ok(()),
+            _ => Err(TrainError::Invalid(
+                "this encoder session has no word-piece table; use features: encoder".to_owned(),
+            )),
+        }
     }
     /// Adds parameters and optimizer state to a checkpoint.
     fn save(&self, into: &mut BTreeMap<String, Tensor>) -> Result<()>;
@@ -185,6 +194,15 @@ impl LocalSession {
         &self.adapter
     }
 
+    /// Other variables for some parameters, their moments reset.
+    fn replace(&mut self, changed: BTreeMap<String, Var>, config: AdapterConfig) -> Result<()> {
+        for (name, var) in changed {
+            self.optimizer.replace(&name, var);
+        }
+        self.adapter = Adapter::new(config, self.optimizer.parameters().tensors(), self.encoder.device())?;
+        Ok(())
+    }
+
     /// Soft tokens of some chunks, attached to everything that is trained, and how many each chunk has.
     fn attached(&self, chunks: &[&str]) -> Result<(Tensor, Vec<usize>)> {
         let tokens = tokenize(&self.tokenizer, chunks)?;
@@ -269,12 +287,17 @@ impl EncoderSession for LocalSession {
         if ratio == config.ratio {
             return Ok(());
         }
-        for (name, var) in warm::resized(self.optimizer.parameters(), &config, ratio)? {
-            self.optimizer.replace(&name, var);
-        }
-        let tensors = self.optimizer.parameters().tensors();
-        self.adapter = Adapter::new(AdapterConfig { ratio, ..config }, tensors, self.encoder.device())?;
-        Ok(())
+        let changed = warm::resized(self.optimizer.parameters(), &config, ratio)?;
+        self.replace(changed, AdapterConfig { ratio, ..config })
+    }
+
+    fn set_features(&mut self, features: Features) -> Result<()> {
+        let Some(bridge) = self.bridge.as_mut().filter(|b| b.without_states && features == Features::Bridge) else {
+            return Ok(());
+        };
+        bridge.without_states = false;
+        let changed = settled_without_states(self.optimizer.parameters())?;
+        self.replace(changed, self.adapter.config().clone())
     }
 
     fn save(&self, into: &mut BTreeMap<String, Tensor>) -> Result<()> {

@@ -64,11 +64,11 @@ pub fn decoder_side<S: EncoderSession>(
     let settings = stage_of(recipe, stage)?;
     let optimizer = AdamW::new(build::decoder_parameters(recipe, &decoder)?, settings.lora);
     let mut trainer = Trainer::new(session, decoder, optimizer, recipe.lora_rank, recipe.lora_scale)?;
-    trainer.configure_stage(settings, recipe.ratio_at(stage))?;
+    trainer.configure_stage(recipe, stage)?;
     Ok(trainer)
 }
 
-fn stage_of(recipe: &Recipe, stage: usize) -> Result<&Stage> {
+pub(crate) fn stage_of(recipe: &Recipe, stage: usize) -> Result<&Stage> {
     let missing =
         || TrainError::Invalid(format!("the recipe has {} stages, no stage {}", recipe.stages.len(), stage + 1));
     recipe.stages.get(stage).ok_or_else(missing)

@@ -11,9 +11,10 @@ use serde::Serialize;
 use crate::batch::{Batch, Shard, encode_samples, shards};
 use crate::error::{Result, TrainError};
 use crate::optimizer::{AdamW, AdamWConfig};
-use crate::recipe::Stage;
+use crate::recipe::Recipe;
 use crate::sample::{Objective, Part, Sample};
 use crate::session::EncoderSession;
+use crate::sides::stage_of;
 use crate::workers::Workers;
 
 /// Most decoder positions of one backward pass; larger batches are accumulated over several.
@@ -125,10 +126,13 @@ impl<S: EncoderSession> Trainer<S> {
     }
 
     /// Everything a stage sets: rates of all parts, ratio, distillation.
-    pub fn configure_stage(&mut self, stage: &Stage, ratio: usize) -> Result<()> {
+    pub fn configure_stage(&mut self, recipe: &Recipe, stage: usize) -> Result<()> {
+        let (ratio, features) = (recipe.ratio_at(stage), recipe.features_at(stage));
+        let stage = stage_of(recipe, stage)?;
         self.configure(stage.adapter, stage.lora);
         self.session.configure_encoder(stage.encoder);
         self.session.set_ratio(ratio)?;
+        self.session.set_features(features)?;
         self.distill = stage.distill as f32;
         Ok(())
     }

@@ -16,6 +16,12 @@ impl Recipe {
                 let trains = self.encoder_lora.is_none() && self.stages.iter().any(|s| s.encoder.is_some());
                 trains.then(|| "a stage trains the encoder; give encoder_lora: { rank, scale }".to_owned())
             })
+            .or_else(|| {
+                let changes = |stage: &Stage| stage.features.is_some_and(|f| f != Features::Bridge);
+                let misplaced = self.stages.iter().any(changes)
+                    || self.features != Features::TableOnly && self.stages.iter().any(|s| s.features.is_some());
+                misplaced.then(|| "a stage can only turn features: table_only into bridge".to_owned())
+            })
     }
 
     fn own_problem(&self) -> Option<&'static str> {
@@ -113,6 +119,10 @@ stages:
             Stage { ratio: Some(2), ..curriculum.stages[0].clone() },
         ];
         assert_eq!([0, 1, 2, 3].map(|index| curriculum.ratio_at(index)), [1, 1, 2, 2]);
+        curriculum.features = Features::TableOnly;
+        curriculum.stages[1].features = Some(Features::Bridge);
+        use Features::{Bridge, TableOnly};
+        assert_eq!([0, 1, 2, 3].map(|index| curriculum.features_at(index)), [TableOnly, Bridge, Bridge, Bridge]);
     }
 
     #[test]
@@ -125,6 +135,7 @@ stages:
             ("ratio: 4", "ratio: 4\nordered_heads: true", "gate_heads"),
             ("ratio: 4", "ratio: 4\nstart: bundle\nfeatures: bridge", "features: encoder"),
             ("ratio: 4", "ratio: 4\nstart: bundle\ndecoder: full", "no decoder: full"),
+            ("warm_up: 0", "warm_up: 0, features: bridge", "table_only into bridge"),
             ("warm_up: 0", "warm_up: 0, excerpts: [3, 2]", "excerpts as [fewest, most]"),
             (
                 "ratio: 4",

@@ -155,9 +155,8 @@ pub(super) fn trainer(
     adapter: Parameters,
     models: Models,
 ) -> Result<Trainer<LocalSession>> {
-    let stage = recipe.stages.get(stage).or(recipe.stages.last());
-    let stage = stage.ok_or_else(|| TrainError::Invalid("recipe: there is no stage to train".to_owned()))?;
     let session = session(recipe, stage, config, adapter, &models)?;
+    let stage = stage_or_last(recipe, stage)?;
     let parameters = match recipe.start {
         Start::Fresh => decoder_parameters(recipe, &models.decoder)?,
         Start::Bundle => variables(&starting_bundle(&models)?.lora(models.decoder.device())?)?,
@@ -183,15 +182,22 @@ pub(crate) fn decoder_parameters(recipe: &Recipe, decoder: &Decoder) -> Result<P
     }
 }
 
+/// The session of stage `stage`, or of the last one for a run that is done.
 pub(crate) fn session(
     recipe: &Recipe,
-    stage: &Stage,
+    stage: usize,
     config: AdapterConfig,
     adapter: Parameters,
     models: &Models,
 ) -> Result<LocalSession> {
     let encoder = (models.encoder.clone(), models.pieces.clone());
-    encoder_session(recipe, stage, config, adapter, encoder, bridge(recipe, models)?)
+    let bridge = bridge(recipe.features_at(stage), models)?;
+    encoder_session(recipe, stage_or_last(recipe, stage)?, config, adapter, encoder, bridge)
+}
+
+fn stage_or_last(recipe: &Recipe, stage: usize) -> Result<&Stage> {
+    let stage = recipe.stages.get(stage).or(recipe.stages.last());
+    stage.ok_or_else(|| TrainError::Invalid("recipe: there is no stage to train".to_owned()))
 }
 
 /// The same for whoever holds no decoder: an encoder with its tokenizer.
@@ -212,12 +218,12 @@ pub(crate) fn encoder_session(
 }
 
 /// The table of the control recipes. Gates open by vocabulary rank: pieces are numbered by falling frequency.
-fn bridge(recipe: &Recipe, models: &Models) -> Result<Option<Bridge>> {
-    if recipe.features == Features::Encoder {
+fn bridge(features: Features, models: &Models) -> Result<Option<Bridge>> {
+    if features == Features::Encoder {
         return Ok(None);
     }
     let values = word_piece_table(&models.pieces, &models.tokens, &models.decoder)?;
     let rarity: Vec<f32> = (0..models.pieces.vocab_size()).map(|rank| 1.5 * (rank as f32 + 1.0).ln()).collect();
     let gates = Tensor::new(rarity, values.device())?;
-    Ok(Some(Bridge { values, gates, without_states: recipe.features == Features::TableOnly }))
+    Ok(Some(Bridge { values, gates, without_states: features == Features::TableOnly }))
 }

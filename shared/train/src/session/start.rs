@@ -1,5 +1,7 @@
 //! Where parameters start.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Device, Tensor, Var};
 use e2llm_model::AdapterConfig;
 use rand::SeedableRng;
@@ -60,6 +62,22 @@ pub(crate) fn silence_values(parameters: &mut Parameters) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What must change in an adapter that has heard no states (features of zeros) for its soft tokens to stay the same whatever
+/// states are heard, until it learns to listen: what the hidden layer makes of nothing goes into the bias, the weights behind
+/// it start at zero. The gate's hidden layer says the same of every slot, which decides nothing.
+pub(crate) fn settled_without_states(parameters: &Parameters) -> Result<BTreeMap<String, Var>> {
+    let (hidden, down) = (&parameters.0["value.up.bias"], &parameters.0["value.down.weight"]);
+    let said = down.matmul(&hidden.gelu_erf()?.unsqueeze(1)?)?.squeeze(1)?;
+    let bias = (parameters.0["value.skip.bias"].as_tensor() + said)?;
+    let mut settled = BTreeMap::from([("value.skip.bias".to_owned(), Var::from_tensor(&bias)?)]);
+    for name in ["value.skip.weight", "value.down.weight", "gate.down.weight"] {
+        if let Some(var) = parameters.0.get(name) {
+            settled.insert(name.to_owned(), Var::zeros(var.dims(), var.dtype(), var.device())?);
+        }
+    }
+    Ok(settled)
 }
 
 /// LoRA start: A scaled normal, B zero, so that the first step is the base model's.
