@@ -13,8 +13,8 @@ import random
 import sys
 from collections import defaultdict
 
-SYSTEMS = ["soft", "expand", "evidence", "other", "rag", "opening", "full", "none"]
-PAIRS = [("expand", "other"), ("expand", "rag"), ("expand", "full"), ("evidence", "expand"), ("soft", "none")]
+SYSTEMS = ["soft", "expand", "evidence", "other", "rag", "rag-filled", "opening", "full", "none"]
+PAIRS = [("expand", "other"), ("expand", "rag"), ("expand", "rag-filled"), ("expand", "full"), ("evidence", "expand"), ("soft", "none")]
 FAMILIES = {"needles": ("niah",), "variables": ("vt",), "words": ("cwe", "fwe"), "questions": ("qa",), "summaries": ("summary",)}
 RESAMPLES = 2000
 

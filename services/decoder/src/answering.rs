@@ -294,7 +294,7 @@ impl Answering {
 
     /// The layout for a question. Where nothing depends on it, the encoder is not asked for its vector.
     async fn lay_out_for(&self, material: &Material, question: &str) -> Result<Layout, DecodeError> {
-        let by_question = matches!(material.reading, Reading::Unspecified | Reading::Soft | Reading::Retrieved);
+        let by_question = !matches!(material.reading, Reading::Opening | Reading::Full | Reading::None);
         let vector = if by_question { self.embed(question).await? } else { Vec::new() };
         let purpose = Purpose::Question { vector: &vector, text: question };
         material.lay_out(&material.chunks(), purpose, self.tokenizer())

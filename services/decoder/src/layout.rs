@@ -73,7 +73,7 @@ impl Material {
     ) -> Result<Layout, DecodeError> {
         match self.reading {
             Reading::Unspecified | Reading::Soft => self.soft_and_text(chunks, purpose, tokenizer),
-            Reading::Retrieved | Reading::Opening | Reading::Full | Reading::None => {
+            Reading::Retrieved | Reading::Filled | Reading::Opening | Reading::Full | Reading::None => {
                 self.text_alone(chunks, purpose, tokenizer)
             }
         }
@@ -162,7 +162,7 @@ impl Material {
         };
         let (count, positions) = (chunks.len(), self.budget.positions);
         let forms = match self.reading {
-            Reading::Retrieved => {
+            Reading::Retrieved | Reading::Filled => {
                 let candidates = self.candidates(chunks);
                 let words = match purpose {
                     Purpose::Question { text, .. } => self.lexical_scores(chunks, text),
@@ -172,7 +172,11 @@ impl Material {
                     Purpose::Question { vector, .. } => Some(relevance(&candidates, vector, &words)),
                     Purpose::Summary => None,
                 };
-                self.knowing(chunks, &words, |known| retrieved(&candidates, scores, known, positions, &mut cost))
+                let fills = self.reading == Reading::Filled;
+                self.knowing(chunks, &words, |known| {
+                    let known = if fills { Known { stands_out: &|_| true, ..known } } else { known };
+                    retrieved(&candidates, scores, known, positions, &mut cost)
+                })
             }
             Reading::Opening => opening(count, positions, &mut cost),
             Reading::Full => ends(count, positions, &mut cost),

@@ -49,8 +49,9 @@ pub(crate) struct EvalArgs {
     #[command(flatten)]
     from: SuiteArgs,
     /// Who answers: soft tokens alone (soft), with raw text of the nearest chunks (expand), with raw text of the chunks that
-    /// hold the evidence (evidence), of the nearest chunks beside another document's soft tokens (other), raw text of the nearest chunks alone (rag), the opening (opening), the
-    /// text cut to the window (full), without a document (none)
+    /// hold the evidence (evidence), of the nearest chunks beside another document's soft tokens (other), raw text of the
+    /// nearest chunks alone (rag), the same until as many positions are used up (rag-filled), the opening (opening), the text
+    /// cut to the window (full), without a document (none)
     #[arg(
         long,
         value_name = "SYSTEM",

@@ -62,6 +62,9 @@ struct RunArgs {
     /// Directory for checkpoints, curve.jsonl and the finished bundle
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
+    /// What the bundle calls itself [default: the name of the bundle in use, or that of the pair]
+    #[arg(long)]
+    name: Option<String>,
     /// Stop, with a checkpoint, after this many minutes
     #[arg(long, value_name = "N")]
     minutes: Option<u64>,
@@ -128,7 +131,8 @@ fn train(args: &RunArgs, settings: &Settings) -> Result<()> {
     let is_finished = run.advance(&rhythm, &mut report)?;
     if let Some(directory) = &released {
         let config = &bundle.bundle.config;
-        run.export(directory, &config.name, &config.encoder, &config.decoder)?;
+        let name = args.name.as_ref().unwrap_or(&config.name);
+        run.export(directory, name, &config.encoder, &config.decoder)?;
     }
     show_end(released.as_deref(), is_finished, run.state())
 }

@@ -16,8 +16,10 @@ pub enum System {
     /// As [`System::Expand`], the chunks that hold the evidence being raw text before all others: what is left to gain by
     /// choosing them better.
     Evidence,
-    /// Raw text of the chunks nearest to the question, in as many positions as [`System::Expand`] may use.
+    /// Raw text of the chunks that [`System::Expand`] reads as text, in as many positions as that may use.
     Rag,
+    /// Raw text of the chunks nearest to the question until as many positions are used up: top k.
+    RagFilled,
     /// The opening of the text, in as many positions.
     Opening,
     /// The text, cut in its middle to the decoder's window.
@@ -43,8 +45,17 @@ pub struct Positions {
 
 impl System {
     /// All of them, in the order of tables.
-    pub const ALL: [Self; 8] =
-        [Self::Soft, Self::Expand, Self::Evidence, Self::Other, Self::Rag, Self::Opening, Self::Full, Self::None];
+    pub const ALL: [Self; 9] = [
+        Self::Soft,
+        Self::Expand,
+        Self::Evidence,
+        Self::Other,
+        Self::Rag,
+        Self::RagFilled,
+        Self::Opening,
+        Self::Full,
+        Self::None,
+    ];
 
     /// As it is written on the command line and in results.
     pub fn name(self) -> &'static str {
@@ -54,6 +65,7 @@ impl System {
             Self::Evidence => "evidence",
             Self::Other => "other",
             Self::Rag => "rag",
+            Self::RagFilled => "rag-filled",
             Self::Opening => "opening",
             Self::Full => "full",
             Self::None => "none",
@@ -85,6 +97,7 @@ impl System {
             }
             Self::Other => ContextOptions { soft_from: other.to_owned(), ..soft_and_text(expand_chunks) },
             Self::Rag => reading(Reading::Retrieved, equal),
+            Self::RagFilled => reading(Reading::Filled, equal),
             Self::Opening => reading(Reading::Opening, equal),
             Self::Full => reading(Reading::Full, None),
             Self::None => reading(Reading::None, None),
@@ -115,7 +128,7 @@ mod tests {
     fn raw_text_gets_as_many_positions_as_soft_tokens_with_expansion_and_no_more() {
         let positions = |soft| Positions { most: 2_000, expand_chunks: 6, expand: 700, soft, windows: None };
         let most = |system: System, soft| system.context(positions(soft), "b", &[]).max_positions;
-        assert_eq!(most(System::Rag, 1_000), Some(1_700));
+        assert_eq!((most(System::Rag, 1_000), most(System::RagFilled, 1_000)), (Some(1_700), Some(1_700)));
         assert_eq!(most(System::Opening, 5_000), Some(2_000));
         assert_eq!((most(System::Expand, 1_000), most(System::Full, 1_000)), (Some(2_000), None));
         let other = System::Other.context(positions(1_000), "b", &[]);

@@ -86,7 +86,7 @@ impl Default for Defaults {
 
 /// Defaults of summaries: one window, most of it raw text (tests/quality/REPORT.md has the comparison).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct SummaryDefaults {
     /// Chunks inserted as raw text.
     pub expand_chunks: usize,
@@ -208,4 +208,40 @@ impl Bundle {
 fn tensors(bytes: &[u8], device: &Device) -> Result<HashMap<String, Tensor>> {
     let tensors = candle_core::safetensors::load_buffer(bytes, device)?;
     tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.to_dtype(DType::F32)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults(summary: &str) -> Defaults {
+        let text = format!(
+            "{{\"max_positions\": 64, \"expand_chunks\": 2, \"expand_positions\": 32, {summary}
+              \"answer_tokens\": 8, \"summary_tokens\": 9, \"repetition_penalty\": 1.3}}"
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Bundles are read that were written before summaries had defaults of their own, or before they had all of these.
+    #[test]
+    fn what_a_bundle_does_not_say_of_summaries_is_as_ever() {
+        assert_eq!(defaults("").summary, SummaryDefaults::default());
+        let some = defaults("\"summary\": {\"expand_chunks\": 3},").summary;
+        assert_eq!(some, SummaryDefaults { expand_chunks: 3, ..SummaryDefaults::default() });
+    }
+
+    /// Answers repeat the digits that they have read; summaries do not repeat themselves.
+    #[test]
+    fn the_released_bundles_penalise_repetition_in_summaries_alone() {
+        let mut read = 0;
+        for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../bundles")).unwrap() {
+            let path = entry.unwrap().path().join("bundle.json");
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            let config: BundleConfig = serde_json::from_str(&text).unwrap();
+            let Defaults { repetition_penalty, summary, .. } = config.defaults;
+            assert_eq!((repetition_penalty, summary.repetition_penalty), (1.0, 1.1), "{}", path.display());
+            read += 1;
+        }
+        assert!(read > 0, "no bundle found");
+    }
 }

@@ -6,7 +6,7 @@ use e2llm_model::Decoder;
 
 use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::error::{Result, TrainError};
-use crate::optimizer::{AdamW, AdamWConfig};
+use crate::optimizer::{AdamW, AdamWConfig, Parameters};
 use crate::recipe::{DecoderMode, Recipe};
 use crate::run::build::{decoder_parameters, session, start_adapter};
 use crate::run::{Models, digest};
@@ -46,11 +46,16 @@ impl Learned {
 
     /// Gives `decoder` what the run has taught it: its LoRA, or its linears.
     pub fn teach(&self, decoder: &mut Decoder) -> Result<()> {
-        let tensors = self.decoder.parameters().tensors();
-        match self.recipe.decoder {
-            DecoderMode::Full => decoder.set_linears(&tensors)?,
-            _ => decoder.set_lora(&tensors, self.recipe.lora_rank, self.recipe.lora_scale)?,
-        }
-        Ok(())
+        teach(&self.recipe, self.decoder.parameters(), decoder)
     }
+}
+
+/// Gives `decoder` these values apart from their graph: what it computes then keeps nothing for a backward pass.
+pub(crate) fn teach(recipe: &Recipe, parameters: &Parameters, decoder: &mut Decoder) -> Result<()> {
+    let tensors = parameters.tensors().into_iter().map(|(name, tensor)| (name, tensor.detach())).collect();
+    match recipe.decoder {
+        DecoderMode::Full => decoder.set_linears(&tensors)?,
+        _ => decoder.set_lora(&tensors, recipe.lora_rank, recipe.lora_scale)?,
+    }
+    Ok(())
 }

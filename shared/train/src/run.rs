@@ -18,8 +18,9 @@ use crate::corpus::Corpus;
 use crate::error::{Result, TrainError};
 use crate::evaluate::{Evaluation, evaluate};
 use crate::export::{BundleFiles, BundleParts, Names, write_bundle};
+use crate::learned::teach;
 use crate::optimizer::Parameters;
-use crate::recipe::{Recipe, Stage};
+use crate::recipe::{DecoderMode, Recipe, Stage};
 use crate::sample::{Objective, Sampler};
 use crate::session::LocalSession;
 use crate::trainer::{ObjectiveLoss, Progress, Trainer};
@@ -203,8 +204,11 @@ impl<'a> Run<'a> {
         let mut sampler = self.sampler.clone();
         sampler.max_target = usize::MAX;
         sampler.teacher = false;
-        let evaluation =
-            evaluate(&sampler, corpus, &mut self.trainer.session, &self.trainer.decoder, passages, self.recipe.seed)?;
+        let mut decoder = self.trainer.decoder.clone();
+        if self.recipe.decoder != DecoderMode::Frozen {
+            teach(&self.recipe, self.trainer.lora().parameters(), &mut decoder)?;
+        }
+        let evaluation = evaluate(&sampler, corpus, &mut self.trainer.session, &decoder, passages, self.recipe.seed)?;
         report(Report::Evaluated {
             stage: self.state.stage,
             step: self.state.step,

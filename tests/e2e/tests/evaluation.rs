@@ -94,6 +94,13 @@ fn one_question_can_be_asked_of_text_or_of_nothing() {
     let nothing = ask("none");
     assert!(!nothing["answer"].as_str().unwrap().contains("4471"));
     assert_eq!((&nothing["usage"]["soft_positions"], &nothing["usage"]["chunks_expanded"]), (&json!(0), &json!(0)));
+    let read = |reading: &str| {
+        let usage = ask(reading)["usage"].clone();
+        assert_eq!(usage["soft_positions"], 0, "{reading}");
+        usage["chunks_expanded"].as_u64().unwrap()
+    };
+    let (retrieved, filled) = (read("retrieved"), read("filled"));
+    assert!(0 < retrieved && retrieved < filled, "{retrieved} chunks stand out, {filled} fit");
 }
 
 /// Sentences of words that differ.

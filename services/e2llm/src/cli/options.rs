@@ -73,8 +73,10 @@ pub(crate) enum ReadingArg {
     /// Soft tokens, and raw text of a few chunks
     #[default]
     Soft,
-    /// Raw text of the chunks nearest to the question
+    /// Raw text of the chunks that soft would read as text
     Retrieved,
+    /// Raw text of the chunks nearest to the question, until the positions are used up
+    Filled,
     /// Raw text from the beginning
     Opening,
     /// Raw text up to the decoder's window, cut in the middle
@@ -88,6 +90,7 @@ impl From<ReadingArg> for Reading {
         match reading {
             ReadingArg::Soft => Self::Soft,
             ReadingArg::Retrieved => Self::Retrieved,
+            ReadingArg::Filled => Self::Filled,
             ReadingArg::Opening => Self::Opening,
             ReadingArg::Full => Self::Full,
             ReadingArg::None => Self::None,
