@@ -13,10 +13,41 @@ use e2llm_weights::{Fetcher, ModelFiles, ModelRef};
 
 use crate::settings::Settings;
 
-/// The default bundle travels inside the binary, so that one file is enough to run.
-const BUNDLE_JSON: &str = include_str!("../../../shared/bundles/minilm-smollm2/bundle.json");
-const ADAPTER: &[u8] = include_bytes!("../../../shared/bundles/minilm-smollm2/adapter.safetensors");
-const LORA: &[u8] = include_bytes!("../../../shared/bundles/minilm-smollm2/lora.safetensors");
+/// A bundle that travels inside the binary, so that one file is enough to run.
+struct BuiltIn {
+    name: &'static str,
+    json: &'static str,
+    adapter: &'static [u8],
+    lora: &'static [u8],
+}
+
+macro_rules! built_in {
+    ($name:literal) => {
+        BuiltIn {
+            name: $name,
+            json: include_str!(concat!("../../../shared/bundles/", $name, "/bundle.json")),
+            adapter: include_bytes!(concat!("../../../shared/bundles/", $name, "/adapter.safetensors")),
+            lora: include_bytes!(concat!("../../../shared/bundles/", $name, "/lora.safetensors")),
+        }
+    };
+}
+
+/// The first is the default.
+static BUILT_IN: [BuiltIn; 2] = [built_in!("minilm-smollm2"), built_in!("minilm-smollm2-compact")];
+
+impl BuiltIn {
+    fn read(name: Option<&str>) -> Result<Bundle> {
+        let found = BUILT_IN.iter().find(|bundle| name.is_none_or(|name| bundle.name == name));
+        let found = found.with_context(|| {
+            let names = BUILT_IN.each_ref().map(|bundle| bundle.name).join(", ");
+            format!(
+                "no bundle {:?}; give a bundle directory, or one of those built in: {names}",
+                name.unwrap_or_default()
+            )
+        })?;
+        Ok(Bundle::new(found.json, found.adapter.to_vec(), Some(found.lora.to_vec()))?)
+    }
+}
 
 /// Encoder and decoder other than the bundle's.
 #[derive(Debug, Default)]
@@ -62,13 +93,7 @@ impl LocalBundle {
     pub(crate) fn prepare_pair(settings: &Settings, pair: &Pair) -> Result<Self> {
         let mut bundle = match &settings.bundle {
             Some(directory) if Path::new(directory).is_dir() => Bundle::read(Path::new(directory))?,
-            Some(name) if name != built_in_name() => {
-                anyhow::bail!(
-                    "no bundle {name:?}; give a bundle directory, or {:?} for the one built in",
-                    built_in_name()
-                )
-            }
-            _ => Bundle::new(BUNDLE_JSON, ADAPTER.to_vec(), Some(LORA.to_vec()))?,
+            name => BuiltIn::read(name.as_deref())?,
         };
         bundle.config.name = pair.name().unwrap_or(bundle.config.name);
         bundle.config.encoder = pair.encoder.clone().unwrap_or(bundle.config.encoder);
@@ -126,10 +151,6 @@ impl LocalBundle {
         };
         Ok(DecoderSide { decoder, words })
     }
-}
-
-fn built_in_name() -> &'static str {
-    "minilm-smollm2"
 }
 
 fn resolve(fetcher: &Fetcher, reference: &str) -> Result<ModelFiles> {

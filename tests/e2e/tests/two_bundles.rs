@@ -1,4 +1,5 @@
-//! A new bundle comes to a running system: documents are encoded again for it as a job, and the old answers are served meanwhile.
+//! Two bundles: the two that are built in side by side, and a new one that comes to a running system, documents being encoded
+//! again for it as a job while the old answers are served.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
@@ -64,4 +65,23 @@ fn documents_are_encoded_for_a_new_bundle_while_the_old_one_answers() {
         Workplace::on_server(&format!("encoder={encoder_url},decoder={},index={url},coordinator={url}", decoder.url()));
     let local = answer(alone.json(&["--bundle", &bundle, "ask", "Who opened the harbour?", "--id", HARBOUR]));
     assert_eq!(answer(switched.json(&["ask", "Who opened the harbour?", "--id", HARBOUR])), local);
+}
+
+#[test]
+fn the_compact_bundle_is_built_in_and_stands_for_four_times_as_much_text_per_soft_token() {
+    const COMPACT: [&str; 2] = ["--bundle", "minilm-smollm2-compact"];
+    let place = Workplace::new();
+    let ratio = |flags: &[&str]| {
+        place.json(&[flags, &["encode", "texts"]].concat()).succeeded();
+        let shown = place.json(&[flags, &["docs", "show", HARBOUR]].concat()).succeeded().rows().remove(0);
+        assert!(shown["soft_tokens"].as_u64().unwrap() > 0);
+        shown["ratio"].as_u64().unwrap()
+    };
+    assert_eq!((ratio(&[]), ratio(&COMPACT)), (4, 16));
+    let asked = [&COMPACT[..], &["ask", "Who opened the harbour?", "--id", HARBOUR]].concat();
+    assert!(answer(place.json(&asked)).contains("Mary"), "the answer stands in the text");
+    let listed: Vec<Value> = place.json(&["models", "list"]).succeeded().rows();
+    assert!(listed.iter().any(|entry| entry["name"] == COMPACT[1]), "{listed:?}");
+    let unknown = place.json(&["--bundle", "nowhere", "encode", "texts"]);
+    unknown.refused(&["no bundle \"nowhere\"", "minilm-smollm2, minilm-smollm2-compact"]);
 }
