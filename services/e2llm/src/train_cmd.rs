@@ -120,6 +120,7 @@ fn train(args: &RunArgs, settings: &Settings) -> Result<()> {
     let pair = Pair { encoder: args.encoder.clone(), decoder: args.decoder.clone() };
     let bundle = LocalBundle::prepare_pair(settings, &pair)?;
     let mut log = Log::open(&args.output, settings)?;
+    keep_to_models(&args.output, &bundle)?;
     let mut report = |news: Report| log.write(&news);
     let mut run = Run::start(&recipe, models(&bundle, &pair)?, &corpus, held_out.as_ref(), &args.output, &mut report)?;
     let rhythm = Rhythm {
@@ -135,6 +136,25 @@ fn train(args: &RunArgs, settings: &Settings) -> Result<()> {
         run.export(directory, name, &config.encoder, &config.decoder)?;
     }
     show_end(released.as_deref(), is_finished, run.state())
+}
+
+/// A run goes on with the models that it began with; others may have the same shapes.
+fn keep_to_models(directory: &Path, bundle: &LocalBundle) -> Result<()> {
+    let models = json!({"encoder": bundle.encoder.sha256.as_str(), "decoder": bundle.decoder.sha256.as_str()});
+    let path = directory.join("models.json");
+    match std::fs::read_to_string(&path) {
+        Ok(text) if serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|begun_with| begun_with == models) => {
+            Ok(())
+        }
+        Ok(_) => bail!(
+            "the run in {} began with another encoder or decoder (models.json); name those, or use another --output",
+            directory.display()
+        ),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::write(&path, format!("{models}\n")).with_context(|| format!("cannot write {}", path.display()))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 fn show_end(bundle: Option<&Path>, finished: bool, state: &Checkpoint) -> Result<()> {

@@ -138,6 +138,9 @@ fn another_pair_works(sizes: &Sizes) {
     let question = ["--bundle", "run/bundle", "ask", "--id", HARBOUR, "Who?", "--max-tokens", "4"];
     let answered = place.json(&question).succeeded().rows().remove(0);
     assert!(answered["answer"].is_string() && answered["usage"]["soft_positions"].as_u64() > Some(0), "{answered}");
+    // The bundle is to be written again, and without the pair's names the models would be those of the default bundle.
+    fs::remove_file(place.path("run/bundle/bundle.json")).unwrap();
+    place.json(&train("tiny.yaml", "run")).refused(&["another encoder or decoder", "models.json"]);
     place.write("on.yaml", RECIPE.replace("features: encoder", "start: bundle").replace("pretrain:", "# pretrain:"));
     place.json(&with(&train("on.yaml", "on"))).refused(&["start: bundle", "--encoder"]);
     let of_nothing = place.json(&with(&["train", "evaluate", "--input", "corpus.jsonl"]));
