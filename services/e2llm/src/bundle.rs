@@ -1,4 +1,4 @@
-//! The bundle in use: the one built into the binary, or a directory.
+//! The bundle in use: one of those built into the binary, or a directory.
 
 use std::path::Path;
 use std::sync::Arc;
